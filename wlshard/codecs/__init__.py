@@ -1,0 +1,1 @@
+"""Fields: bytes to value and back, by extension."""

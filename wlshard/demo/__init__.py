@@ -1,0 +1,1 @@
+"""The demo: synthetic brains in, a segmentation network out."""

@@ -1,0 +1,159 @@
+"""The error tree. Every error says what happened, where, and what to do next; its code is the exit code.
+
+WlshardError                1
+├── UsageError              2   a flag, an argument or a URL that makes no sense
+├── NotFound               10   an object, a pool, a sample or a field that is not there
+├── AccessDenied           11   the store refused, or the folder is read-only
+├── StoreUnavailable       12   the store does not answer, broke off, or is full
+├── TarError               20   bytes that are not a whole, strict tar
+├── GroupingError          21   members that do not form samples
+├── CodecError             22   a field that does not encode or decode
+├── UserCodeError          23   a generator, transform or command of the user's failed
+├── LostLease              31   the generation being read went away
+├── PoolStarved            32   no samples came within timeout_s
+├── TooManyBadSamples      40   on_error="skip" met 100 failures in a row
+├── WorkerDied             41   a worker process ended without being asked to
+└── CursorMismatch         42   a saved cursor does not fit this data set or order
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class WlshardError(Exception):
+    """Base of all errors raised on purpose.
+
+    The message says what is wrong and what to do; `url`, `member`, `key` and `offset` (bytes from the
+    start of the uncompressed shard) say where, as far as it is known.
+    """
+
+    code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        url: str | None = None,
+        member: str | None = None,
+        key: str | None = None,
+        offset: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.url = url
+        self.member = member
+        self.key = key
+        self.offset = offset
+
+    def __str__(self) -> str:
+        where = ("url", self.url), ("member", self.member), ("key", self.key), ("offset", self.offset)
+        known = ", ".join(f"{name} {printable(value)}" for name, value in where if value is not None)
+        return f"{self.message} [{known}]" if known else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own pickling drops keyword arguments: an error must cross a process boundary whole.
+        return _rebuild, (type(self), self.message, self.url, self.member, self.key, self.offset)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the error as the object that `--json` prints as the last line of stderr."""
+        return {
+            "type": "error",
+            "code": self.code,
+            "error": type(self).__name__,
+            "message": self.message,
+            "url": self.url,
+            "member": self.member,
+            "key": self.key,
+            "offset": self.offset,
+        }
+
+
+def _rebuild(
+    kind: type[WlshardError], message: str, url: str, member: str, key: str, offset: int
+) -> WlshardError:
+    return kind(message, url=url, member=member, key=key, offset=offset)
+
+
+def printable(value: object) -> str:
+    """Show a value that came from a tar: control characters and lone surrogates escaped for the terminal."""
+    text = str(value)
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+class UsageError(WlshardError):
+    """A flag, an argument or a URL that makes no sense."""
+
+    code = 2
+
+
+class NotFound(WlshardError):
+    """An object, a pool, a sample or a field that is not there."""
+
+    code = 10
+
+
+class AccessDenied(WlshardError):
+    """The store refused, or the folder is read-only."""
+
+    code = 11
+
+
+class StoreUnavailable(WlshardError):
+    """The store does not answer, broke off, or is full."""
+
+    code = 12
+
+
+class TarError(WlshardError):
+    """Bytes that are not a whole, strict tar."""
+
+    code = 20
+
+
+class GroupingError(WlshardError):
+    """Members that do not form samples: a key that comes back, a field twice, a name that does not split."""
+
+    code = 21
+
+
+class CodecError(WlshardError):
+    """A field that does not encode or decode."""
+
+    code = 22
+
+
+class UserCodeError(WlshardError):
+    """A generator, a transform or a command of the user's failed; the message carries its traceback."""
+
+    code = 23
+
+
+class LostLease(WlshardError):
+    """The generation being read went away."""
+
+    code = 31
+
+
+class PoolStarved(WlshardError):
+    """No samples came within timeout_s."""
+
+    code = 32
+
+
+class TooManyBadSamples(WlshardError):
+    """on_error="skip" met 100 failures in a row."""
+
+    code = 40
+
+
+class WorkerDied(WlshardError):
+    """A worker process ended without being asked to."""
+
+    code = 41
+
+
+class CursorMismatch(WlshardError):
+    """A saved cursor does not fit this data set or order."""
+
+    code = 42

@@ -1,0 +1,1 @@
+"""Shard jobs and what runs them: generators and their supervisor."""

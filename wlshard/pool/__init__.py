@@ -1,0 +1,1 @@
+"""Generations: seal, manifest, rotate, status."""

@@ -1,0 +1,1 @@
+"""Samples in shards: shard lists, reading, writing, rolling."""

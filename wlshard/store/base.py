@@ -1,0 +1,142 @@
+"""What every store can do: a dozen operations on objects under one root, and its capabilities as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self, TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What listing and stat know of an object. `mtime`: seconds since the epoch by the store's own clock."""
+
+    name: str
+    bytes: int
+    mtime: float
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a store can be relied on for."""
+
+    write: bool  # put, create, draft, delete
+    list: bool
+    create: bool  # create is atomic: of two creators of one name exactly one hears True
+    shared: bool  # other processes see what is written here
+    local: bool  # objects are files of this machine: `path` answers
+
+
+class Reader(Protocol):
+    """The bytes of one open object, from `start` on. Reads block for data, end or error; closes twice."""
+
+    bytes: int | None  # of the whole object, where the store says so
+
+    def readinto(self, target: bytearray | memoryview, /) -> int:
+        """Fill target from the front; fewer bytes than asked only at the end; 0 at the end."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Draft(Protocol):
+    """An object being written, invisible under its name until `publish`. Leaving the block discards it."""
+
+    bytes: int  # written so far
+
+    def write(self, parts: Sequence[Buffer], at: int | None = None) -> None:
+        """Write the parts one after the other, at the end or at byte `at` (which truncates what follows)."""
+        ...
+
+    def sync(self) -> None:
+        """Make what was written durable. Blocks for the disk."""
+        ...
+
+    def publish(self, name: str, *, replace: bool = False) -> bool:
+        """Give the whole object its name. False, and nothing changed: the name exists and replace is off."""
+        ...
+
+    def discard(self) -> None:
+        """Drop the draft. Does nothing after publish."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Store(Protocol):
+    """Objects under one root URL. Names are relative to it, `/` between their parts, never leaving it.
+
+    Errors: NotFound, AccessDenied, StoreUnavailable (also: full), each with the object's url.
+    """
+
+    url: str
+    can: Capabilities
+
+    def open(self, name: str, start: int = 0) -> Reader:
+        """Open an object for one sequential read from byte `start`."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Read a small object whole."""
+        ...
+
+    def put(self, name: str, data: Buffer) -> None:
+        """Write a small object whole, replacing what was there; durable on return."""
+        ...
+
+    def create(self, name: str, data: Buffer) -> bool:
+        """Write a small object whole unless the name exists (False). Its bytes are durable on return; its
+        name is after `sync` of the folder."""
+        ...
+
+    def draft(self, name: str) -> Draft:
+        """Start writing a large object. `name` is where its scratch lies if the process dies (`drafts` lists
+        it, with the suffix `.partial`); the same folder as the name it will be published under."""
+        ...
+
+    def drafts(self, prefix: str = "") -> Iterable[Entry]:
+        """List scratch that no live process holds any more (names as given to `draft`)."""
+        ...
+
+    def reopen(self, name: str) -> Reader | None:
+        """Take over abandoned scratch for reading. None: its writer lives, or another taker was first."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Delete abandoned scratch."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """List visible objects whose name starts with prefix, in no particular order; never scratch."""
+        ...
+
+    def stat(self, name: str) -> Entry: ...
+
+    def delete(self, name: str) -> None:
+        """Delete an object; one that is absent already is fine."""
+        ...
+
+    def sync(self, folder: str) -> None:
+        """Make the names created and deleted in this folder durable."""
+        ...
+
+    def now(self) -> float:
+        """Give the store's own clock, the one that mtimes come from."""
+        ...
+
+    def path(self, name: str) -> str | None:
+        """Give the file an object is, or None where it is none."""
+        ...

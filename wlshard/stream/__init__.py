@@ -1,0 +1,1 @@
+"""Samples in motion: order, decode, batch, cursor."""
