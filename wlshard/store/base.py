@@ -30,10 +30,18 @@ class Capabilities:
     local: bool  # objects are files of this machine: `path` answers
 
 
+def object_url(root: str, name: str) -> str:
+    """Give the URL of an object from its store's URL and its name; an empty root is the current folder."""
+    return f"{root.rstrip('/')}/{name}" if root else name
+
+
 class Reader(Protocol):
     """The bytes of one open object, from `start` on. Reads block for data, end or error; closes twice."""
 
-    bytes: int | None  # of the whole object, where the store says so
+    @property
+    def bytes(self) -> int | None:
+        """Of the whole object, where the store says so."""
+        ...
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
         """Fill target from the front; fewer bytes than asked only at the end; 0 at the end."""
@@ -51,7 +59,10 @@ class Reader(Protocol):
 class Draft(Protocol):
     """An object being written, invisible under its name until `publish`. Leaving the block discards it."""
 
-    bytes: int  # written so far
+    @property
+    def bytes(self) -> int:
+        """Written so far."""
+        ...
 
     def write(self, parts: Sequence[Buffer], at: int | None = None) -> None:
         """Write the parts one after the other, at the end or at byte `at` (which truncates what follows)."""
@@ -83,7 +94,9 @@ class Store(Protocol):
     """
 
     url: str
-    can: Capabilities
+
+    @property
+    def can(self) -> Capabilities: ...
 
     def open(self, name: str, start: int = 0) -> Reader:
         """Open an object for one sequential read from byte `start`."""

@@ -1,0 +1,75 @@
+"""From URLs to stores: plain paths and file://, memory://, http(s)://."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import unquote, urlsplit
+
+from wlshard.errors import UsageError
+from wlshard.store.base import Store
+from wlshard.store.local import LocalStore
+from wlshard.store.memory import MemoryStore
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SUPPORTED = "a plain path, file://, memory://, http://, https://"
+
+
+def connect(url: str) -> Store:
+    """Give the store whose root is this folder or prefix. Does no I/O: what is missing is met at first use.
+
+    A file:// URL gives the store of the plain path.
+    """
+    scheme = _scheme(url)
+    if scheme in ("", "file"):
+        path = local_path(url)
+        return LocalStore(path.rstrip("/") or "/", path)
+    if scheme == "memory":
+        return MemoryStore(url.rstrip("/"))
+    if scheme in ("http", "https"):
+        from wlshard.store.http import HttpStore
+
+        return HttpStore(url.rstrip("/"))
+    raise UsageError(f"{scheme}:// is not supported: use {_SUPPORTED}", url=url)
+
+
+def locate(url: str) -> tuple[Store, str]:
+    """Give the store of an object's folder and the object's name in it. Does no I/O."""
+    path = url
+    if _scheme(url) in ("http", "https"):
+        path = re.split(r"[?#]", url, maxsplit=1)[0]  # a query may hold slashes of its own
+    cut = path.rfind("/") + 1
+    name = url[cut:]
+    if not name or name in (".", "..") or (_scheme(url) and cut <= url.index("://") + 3):
+        raise UsageError("this names no object: a name must follow the last /", url=url)
+    if cut == 0:
+        return LocalStore("", "."), name
+    if _scheme(url) == "file":
+        name = unquote(name)
+    return connect(url[:cut]), name
+
+
+def is_local(url: str) -> bool:
+    """Tell files of this machine (plain paths, file://) from everything else."""
+    return _scheme(url) in ("", "file")
+
+
+def local_path(url: str) -> str:
+    """Give the path of a plain path or file:// URL."""
+    if _scheme(url) == "":
+        return os.fspath(url)
+    parts = urlsplit(url)
+    if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost") or not parts.path:
+        raise UsageError("no file of this machine: write file:///absolute/path or a plain path", url=url)
+    return unquote(url.split("://", 1)[1].removeprefix(parts.netloc))
+
+
+def _scheme(url: str) -> str:
+    found = _SCHEME.match(url)
+    if found:
+        return found[1].lower()
+    if url.startswith("pipe:"):
+        raise UsageError(f"pipe: would run a command, which is not supported: use {_SUPPORTED}", url=url)
+    if not url:
+        raise UsageError(f"an empty URL: name {_SUPPORTED}")
+    return ""

@@ -1,0 +1,103 @@
+"""What plain files add to os: errors of ours, a lock that dies with its process, folders that are durable."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError, WlshardError
+
+_ADVICE: dict[int, tuple[type[WlshardError], str]] = {
+    errno.ENOENT: (NotFound, "does not exist: check the name"),
+    errno.ENOTDIR: (NotFound, "does not exist: a part of its path is a file, not a folder"),
+    errno.EISDIR: (NotFound, "is a folder, not an object: name a file in it"),
+    errno.ELOOP: (NotFound, "its path is a circle of symbolic links: check the links"),
+    errno.EACCES: (AccessDenied, "permission denied: check owner and mode of the file and its folder"),
+    errno.EPERM: (AccessDenied, "the system does not permit this: check owner and attributes of the file"),
+    errno.EROFS: (AccessDenied, "the file system is read-only: name a folder that can be written"),
+    errno.ENOSPC: (StoreUnavailable, "the disk is full: free some space, then start again"),
+    errno.EDQUOT: (StoreUnavailable, "your disk quota is used up: free some space, then start again"),
+    errno.EFBIG: (
+        StoreUnavailable,
+        "the file would pass the size limit: see `ulimit -f`, make smaller shards",
+    ),
+    errno.EMFILE: (StoreUnavailable, "too many open files in this process: raise `ulimit -n`"),
+    errno.EIO: (StoreUnavailable, "the disk reports an I/O error: see the system's log, then try again"),
+    errno.ENAMETOOLONG: (UsageError, "the name is too long for this file system: choose a shorter one"),
+}
+# A file system that cannot lock says one of these.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+def refused(error: OSError, url: str) -> WlshardError:
+    """Give the error of ours that says what the system said about this object."""
+    kind, advice = _ADVICE.get(
+        error.errno or 0, (StoreUnavailable, f"{error.strerror or error}: check the disk, then try again")
+    )
+    return kind(advice, url=url)
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable. Blocks for the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folders(path: str) -> None:
+    """Make a folder and its parents as far as missing, each durable in its own parent."""
+    if not os.path.isdir(path):
+        parent = os.path.dirname(path)
+        make_folders(parent)
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+            return
+        sync_folder(parent)
+
+
+class FileLock:
+    """An open file with an exclusive flock that ends with this process, whatever children it forked.
+
+    A forked child would share the lock and keep it alive after our death: `fd` is closed there at once
+    and reads as -1.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def acquire(self, *, wait: bool = False) -> bool:
+        """Take the lock. False: another process has it. A file system without locks raises OSError."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        _held.add(self)
+        return True
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        _held.discard(self)
+        if fd >= 0:
+            os.close(fd)
+
+
+def cannot_lock(error: OSError) -> bool:
+    """Tell a file system that has no locks from every other trouble."""
+    return error.errno in _NO_LOCKS
+
+
+_held: set[FileLock] = set()
+
+
+def _leave_to_parent() -> None:
+    for lock in list(_held):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

@@ -1,0 +1,194 @@
+"""Objects in the memory of this process, for tests and notebooks: gone when it ends, unseen by others."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from wlshard import clock
+from wlshard.errors import NotFound, UsageError
+from wlshard.store.base import Buffer, Capabilities, Entry, object_url
+
+
+@dataclass(slots=True)
+class _Space:
+    """What lies under one memory:// authority; `pid` is the process that can see it."""
+
+    pid: int
+    objects: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    drafts: set[str] = field(default_factory=set)
+
+
+_lock = threading.Lock()
+_space = _Space(os.getpid())
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+class MemoryReader:
+    """One object as it was when it was opened."""
+
+    def __init__(self, data: bytes, start: int) -> None:
+        self.bytes = len(data)
+        self._data = data
+        self._at = start
+
+    def readinto(self, target: bytearray | memoryview, /) -> int:
+        view = memoryview(target).cast("B")
+        part = self._data[self._at : self._at + len(view)]
+        view[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def close(self) -> None:
+        self._data = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class MemoryStore:
+    """Objects below one memory:// URL. All stores of this process see the same ones; threads may share it."""
+
+    can = Capabilities(write=True, list=True, create=True, shared=False, local=False)
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._root = url.partition("://")[2].strip("/") + "/"
+
+    def open(self, name: str, start: int = 0) -> MemoryReader:
+        return MemoryReader(self.read(name), start)
+
+    def read(self, name: str) -> bytes:
+        return self._find(name)[0]
+
+    def put(self, name: str, data: Buffer) -> None:
+        self._store(name, bytes(data), replace=True)
+
+    def create(self, name: str, data: Buffer) -> bool:
+        return self._store(name, bytes(data), replace=False)
+
+    def draft(self, name: str) -> MemoryDraft:
+        key = self._key(name)
+        with _lock:
+            if key in _mine().drafts:
+                raise UsageError("a draft of this name is open already", url=object_url(self.url, name))
+            _space.drafts.add(key)
+        return MemoryDraft(self, key)
+
+    def drafts(self, prefix: str = "") -> Iterator[Entry]:
+        return iter(())  # scratch dies with its writer
+
+    def reopen(self, name: str) -> MemoryReader | None:
+        return None
+
+    def drop(self, name: str) -> None:
+        pass
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        full = self._root + prefix
+        with _lock:
+            found = [(key, *value) for key, value in _mine().objects.items() if key.startswith(full)]
+        for key, data, mtime in found:
+            yield Entry(key.removeprefix(self._root), len(data), mtime)
+
+    def stat(self, name: str) -> Entry:
+        data, mtime = self._find(name)
+        return Entry(name, len(data), mtime)
+
+    def delete(self, name: str) -> None:
+        with _lock:
+            _mine().objects.pop(self._key(name), None)
+
+    def sync(self, folder: str) -> None:
+        pass
+
+    def now(self) -> float:
+        return clock.now()
+
+    def path(self, name: str) -> None:
+        return None
+
+    def _store(self, name: str, data: bytes, *, replace: bool) -> bool:
+        key = self._key(name)
+        with _lock:
+            if not replace and key in _mine().objects:
+                return False
+            _mine().objects[key] = data, clock.now()
+        return True
+
+    def _end(self, key: str) -> None:
+        with _lock:
+            _mine().drafts.discard(key)
+
+    def _find(self, name: str) -> tuple[bytes, float]:
+        key = self._key(name)
+        with _lock:
+            found = _mine().objects.get(key)
+        if found is None:
+            raise NotFound("does not exist: check the name", url=object_url(self.url, name))
+        return found
+
+    def _key(self, name: str) -> str:
+        parts = name.split("/")
+        if ".." in parts or "." in parts or "" in parts or "\0" in name:
+            raise UsageError(f"{name!r} is no name of an object: it must lie inside", url=self.url)
+        return self._root + name
+
+
+class MemoryDraft:
+    """An object being written."""
+
+    def __init__(self, store: MemoryStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._data: bytearray | None = bytearray()
+
+    @property
+    def bytes(self) -> int:
+        return len(self._data or b"")
+
+    def write(self, parts: Sequence[Buffer], at: int | None = None) -> None:
+        data = self._open()
+        if at is not None:
+            del data[at:]
+        for part in parts:
+            data += memoryview(part).cast("B")
+
+    def sync(self) -> None:
+        self._open()
+
+    def publish(self, name: str, *, replace: bool = False) -> bool:
+        if not self._store._store(name, bytes(self._open()), replace=replace):
+            return False
+        self.discard()
+        return True
+
+    def discard(self) -> None:
+        if self._data is not None:
+            self._data = None
+            self._store._end(self._key)
+
+    def _open(self) -> bytearray:
+        if self._data is None:
+            raise UsageError("this draft is closed", url=object_url(self._store.url, self._key))
+        return self._data
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+
+def _mine() -> _Space:
+    if _space.pid != os.getpid():
+        raise UsageError(
+            "memory:// lives in one process and this is another: use a folder (on /dev/shm, for speed)"
+        )
+    return _space
