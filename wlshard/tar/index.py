@@ -1,0 +1,110 @@
+"""The index beside a shard: DALI's `wds2idx` text format, v1.2 (v1.1 where a name holds a blank).
+
+First line: version and number of samples. Then a line a sample: `ext offset size name` for each of its
+members, `offset` being that of the member's data from the start of the tar; v1.1 leaves `name` out.
+Source: https://github.com/NVIDIA/DALI/blob/main/tools/wds2idx.py
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+
+from wlshard.errors import TarError
+from wlshard.sample import split_name
+from wlshard.tar.header import BLOCK, padding
+
+Located = tuple[str, int, int, str]  # extension, offset of the data, size, name
+
+_WIDTHS = {b"v1.1": 3, b"v1.2": 4}
+_DIGITS = 18  # of an offset: below 10**18 the sum of two stays below 2**63
+
+
+class Index:
+    """Where the samples of a shard lie: sample i is the bytes starts[i] … starts[i + 1] of the tar.
+
+    A span begins where the sample before it ends, so it holds all headers of its members (PAX records, long
+    names) and any directories or dotfiles between them. 8 bytes a sample.
+    """
+
+    __slots__ = ("starts", "url")
+
+    def __init__(self, url: str, starts: array[int]) -> None:
+        self.url = url
+        self.starts = starts
+
+    @property
+    def samples(self) -> int:
+        return len(self.starts) - 1
+
+
+def index_name(shard_name: str) -> str:
+    """Name the index of a shard: its name up to the basename's first dot, and `.idx`."""
+    folder, slash, base = shard_name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}.idx"
+
+
+def format_index(samples: Iterable[Sequence[Located]]) -> bytes:
+    """Write the index of these samples, given in the order of the tar. Holds the whole text in memory."""
+    held = list(samples)
+    blank = any(len(name.split()) != 1 for sample in held for *_, name in sample)
+    if blank:
+        lines = [" ".join([f"{ext} {at} {size}" for ext, at, size, _ in sample]) for sample in held]
+    else:
+        lines = [" ".join([f"{ext} {at} {size} {name}" for ext, at, size, name in sample]) for sample in held]
+    lines.insert(0, f"{'v1.1' if blank else 'v1.2'} {len(held)}")
+    return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+
+
+def locate_samples(members: Iterable[tuple[str, int, int]]) -> list[list[Located]]:
+    """Group members, `(name, offset of the data, size)` in tar order, into what `format_index` writes.
+
+    Names that belong to no sample are left out. An extension with a blank is a TarError: the format separates
+    by blanks.
+    """
+    samples: list[list[Located]] = []
+    last = None
+    for name, offset, size in members:
+        parts = split_name(name)
+        if parts is None:
+            continue
+        key, ext = parts
+        if len(ext.split()) != 1:
+            raise TarError("a blank in the field's name: no index can hold it", member=name, offset=offset)
+        if key != last:
+            samples.append([])
+            last = key
+        samples[-1].append((ext, offset, size, name))
+    return samples
+
+
+def parse_index(data: bytes, url: str) -> Index:
+    """Parse an index strictly. TarError names the line where it is not what `wds2idx` or we would write."""
+    lines = data.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    head = lines[0].split() if lines else []
+    if len(head) != 2 or head[0] not in _WIDTHS or not head[1].isdigit():
+        raise _fault(url, 1, "not `v1.2 <samples>` or `v1.1 <samples>`")
+    width, samples = _WIDTHS[head[0]], int(head[1])
+    if len(lines) != samples + 1:
+        raise _fault(url, len(lines), f"{samples} samples are announced, {len(lines) - 1} lines follow")
+    starts = array("Q", bytes(8))
+    end = 0
+    for number, line in enumerate(lines[1:], 2):
+        parts = line.split()
+        if not parts or len(parts) % width:
+            raise _fault(url, number, f"{len(parts)} words, not {width} for each member")
+        for offset, size in zip(parts[1::width], parts[2::width], strict=True):
+            if not (offset.isdigit() and size.isdigit() and max(len(offset), len(size)) <= _DIGITS):
+                raise _fault(url, number, "offset or size is not a number of bytes")
+            at = int(offset)
+            if at % BLOCK or at < end + BLOCK:
+                raise _fault(url, number, f"no member can have its data at byte {at}")
+            end = at + int(size) + padding(int(size))
+        starts.append(end)
+    return Index(url, starts)
+
+
+def _fault(url: str, line: int, message: str) -> TarError:
+    return TarError(f"index, line {line}: {message}; delete the index or write it again", url=url)
