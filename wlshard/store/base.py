@@ -80,6 +80,10 @@ class Draft(Protocol):
         """Drop the draft. Does nothing after publish."""
         ...
 
+    def abandon(self) -> None:
+        """Let go of the scratch and leave it lying, as a process that dies does, for `drafts` to list."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(

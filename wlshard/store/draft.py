@@ -95,6 +95,9 @@ class LocalDraft:
             finally:
                 self._lock.close()
 
+    def abandon(self) -> None:
+        self._lock.close()
+
     def _fd(self) -> int:
         if self._lock.fd < 0:
             raise UsageError(

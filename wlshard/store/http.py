@@ -38,7 +38,8 @@ class HttpReader:
                     break
                 filled += count
         except (OSError, http.client.HTTPException) as error:
-            raise self._broken(self._at + filled, str(error) or type(error).__name__) from error
+            came = filled + len(getattr(error, "partial", b""))  # what a broken chunk still held
+            raise self._broken(self._at + came, str(error) or type(error).__name__) from error
         self._at += filled
         if len(view) > filled and self.bytes is not None and self._at < self.bytes:
             raise self._broken(self._at, f"only {self._at} of {self.bytes} bytes came")

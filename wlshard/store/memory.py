@@ -9,17 +9,24 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from wlshard import clock
-from wlshard.errors import NotFound, UsageError
+from wlshard.errors import NotFound, StoreUnavailable, UsageError
 from wlshard.store.base import Buffer, Capabilities, Entry, object_url
 
 
 @dataclass(slots=True)
+class _Scratch:
+    data: bytearray
+    mtime: float
+    held: bool = True
+
+
+@dataclass(slots=True)
 class _Space:
-    """What lies under one memory:// authority; `pid` is the process that can see it."""
+    """All memory:// objects; `pid` is the one process that can see them."""
 
     pid: int
     objects: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-    drafts: set[str] = field(default_factory=set)
+    scratch: dict[str, _Scratch] = field(default_factory=dict)
 
 
 _lock = threading.Lock()
@@ -30,10 +37,11 @@ os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_i
 class MemoryReader:
     """One object as it was when it was opened."""
 
-    def __init__(self, data: bytes, start: int) -> None:
+    def __init__(self, data: bytes, start: int, scratch: _Scratch | None = None) -> None:
         self.bytes = len(data)
         self._data = data
         self._at = start
+        self._scratch = scratch
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
         view = memoryview(target).cast("B")
@@ -44,6 +52,8 @@ class MemoryReader:
 
     def close(self) -> None:
         self._data = b""
+        if self._scratch is not None:
+            self._scratch.held = False
 
     def __enter__(self) -> Self:
         return self
@@ -75,20 +85,32 @@ class MemoryStore:
 
     def draft(self, name: str) -> MemoryDraft:
         key = self._key(name)
+        scratch = _Scratch(bytearray(), clock.now())
         with _lock:
-            if key in _mine().drafts:
-                raise UsageError("a draft of this name is open already", url=object_url(self.url, name))
-            _space.drafts.add(key)
-        return MemoryDraft(self, key)
+            if key in _mine().scratch:
+                advice = "its scratch is there already: choose a new name"
+                raise StoreUnavailable(advice, url=object_url(self.url, name))
+            _space.scratch[key] = scratch
+        return MemoryDraft(self, key, scratch)
 
     def drafts(self, prefix: str = "") -> Iterator[Entry]:
-        return iter(())  # scratch dies with its writer
+        full = self._root + prefix
+        with _lock:
+            found = [(key, each) for key, each in _mine().scratch.items() if key.startswith(full)]
+        for key, scratch in found:
+            if not scratch.held:
+                yield Entry(key.removeprefix(self._root), len(scratch.data), scratch.mtime)
 
     def reopen(self, name: str) -> MemoryReader | None:
-        return None
+        with _lock:
+            scratch = _mine().scratch.get(self._key(name))
+            if scratch is None or scratch.held:
+                return None
+            scratch.held = True
+        return MemoryReader(bytes(scratch.data), 0, scratch)
 
     def drop(self, name: str) -> None:
-        pass
+        self._end(self._key(name))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         full = self._root + prefix
@@ -124,7 +146,7 @@ class MemoryStore:
 
     def _end(self, key: str) -> None:
         with _lock:
-            _mine().drafts.discard(key)
+            _mine().scratch.pop(key, None)
 
     def _find(self, name: str) -> tuple[bytes, float]:
         key = self._key(name)
@@ -144,14 +166,14 @@ class MemoryStore:
 class MemoryDraft:
     """An object being written."""
 
-    def __init__(self, store: MemoryStore, key: str) -> None:
+    def __init__(self, store: MemoryStore, key: str, scratch: _Scratch) -> None:
         self._store = store
         self._key = key
-        self._data: bytearray | None = bytearray()
+        self._scratch: _Scratch | None = scratch
 
     @property
     def bytes(self) -> int:
-        return len(self._data or b"")
+        return len(self._scratch.data) if self._scratch is not None else 0
 
     def write(self, parts: Sequence[Buffer], at: int | None = None) -> None:
         data = self._open()
@@ -170,14 +192,19 @@ class MemoryDraft:
         return True
 
     def discard(self) -> None:
-        if self._data is not None:
-            self._data = None
+        if self._scratch is not None:
+            self._scratch = None
             self._store._end(self._key)
 
+    def abandon(self) -> None:
+        if self._scratch is not None:
+            self._scratch.held = False
+            self._scratch = None
+
     def _open(self) -> bytearray:
-        if self._data is None:
+        if self._scratch is None:
             raise UsageError("this draft is closed", url=object_url(self._store.url, self._key))
-        return self._data
+        return self._scratch.data
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,74 @@
+"""What every test shares: real input files, and the promise that nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real input files, named by WLSHARD_TEST_DATA."""
+    folder = os.environ.get("WLSHARD_TEST_DATA")
+    if not folder:
+        pytest.skip("set WLSHARD_TEST_DATA to the folder of real input files to run this")
+    if not Path(folder).is_dir():
+        pytest.fail(f"WLSHARD_TEST_DATA={folder} is no folder")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """Fail a test that leaves an open fd, a thread, a child process or a named piece of shared memory."""
+    before = things_held()
+    yield
+    left = things_held() - before
+    if left:
+        gc.collect()  # a caught exception's traceback may hold frames, and they what they had open
+        left = things_held() - before
+    assert not left, f"left behind: {sorted(left)}"
+
+
+def things_held() -> set[str]:
+    return {*open_files(), *running_threads(), *child_processes(), *shared_memory()}
+
+
+def open_files() -> Iterator[str]:
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    exempt = str(tracker._resource_tracker._fd) if tracker else ""  # lives as long as the interpreter
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue  # the one that listed the folder
+        if fd != exempt:
+            yield f"fd {fd} → {target}"
+
+
+def running_threads() -> Iterator[str]:
+    return (f"thread {thread.name}" for thread in threading.enumerate())
+
+
+def child_processes() -> Iterator[str]:
+    for task in os.listdir("/proc/self/task"):
+        try:
+            children = Path(f"/proc/self/task/{task}/children").read_text().split()
+        except FileNotFoundError:
+            continue  # a thread that ended meanwhile
+        for child in children:
+            command = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+            if "resource_tracker" not in command:
+                yield f"child {child}: {command}"
+
+
+def shared_memory() -> Iterator[str]:
+    if SHARED_MEMORY.is_dir():
+        yield from (f"{SHARED_MEMORY}/{entry.name}" for entry in SHARED_MEMORY.iterdir())

@@ -1,0 +1,133 @@
+"""Every store passes the contract, also behind wrappers; a web server the reading part."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+from functools import partial
+
+import pytest
+
+from wlshard.store.connect import connect
+from wlshard.store.http import HttpStore
+from wlshard.store.local import LocalStore
+from wlshard.testing.contract import OBJECTS, ReadContract, StoreContract
+from wlshard.testing.storage import FaultyStore, RecordingStore
+
+
+@pytest.fixture
+def memory_url(request):
+    url = f"memory://{request.node.name}"
+    yield url
+    store = connect(url)
+    for entry in list(store.list()):
+        store.delete(entry.name)
+    for entry in list(store.drafts()):
+        store.drop(entry.name)
+
+
+class TestLocalStore(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path):
+        return connect(str(tmp_path / "root"))
+
+
+class TestLocalStoreWithoutHardLinks(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path, monkeypatch):
+        def no_links(*_, **__):
+            raise OSError(95, "Operation not supported")
+
+        monkeypatch.setattr(os, "link", no_links)
+        return connect((tmp_path / "root").as_uri())
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def store(self, memory_url):
+        return connect(memory_url)
+
+
+class TestCountingWrapper(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path):
+        store = RecordingStore(connect(str(tmp_path)))
+        yield store
+        assert [operation.number for operation in store.operations] == [*range(1, len(store.operations) + 1)]
+
+
+class TestFaultyWrapperWithoutFaults(StoreContract):
+    @pytest.fixture
+    def store(self, memory_url):
+        return FaultyStore(connect(memory_url))
+
+
+class RangeHandler(http.server.SimpleHTTPRequestHandler):
+    """Files, quietly, with `Range: bytes=N-`."""
+
+    def log_message(self, *_):
+        pass
+
+    def send_head(self):
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        if not start:
+            return super().send_head()
+        path = self.translate_path(self.path)
+        if not os.path.isfile(path):
+            return self.send_error(404)
+        size = os.path.getsize(path)
+        self.send_response(206 if start < size else 416)
+        self.send_header(
+            "Content-Range", f"bytes {start}-{size - 1}/{size}" if start < size else f"bytes */{size}"
+        )
+        self.send_header("Content-Length", str(max(size - start, 0)))
+        self.end_headers()
+        file = open(path, "rb")  # noqa: SIM115 — the base class closes it
+        file.seek(start)
+        return file
+
+
+class PlainHandler(http.server.SimpleHTTPRequestHandler):
+    """Files, quietly; ranges are ignored, as many servers do."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def serve(tmp_path):
+    servers = []
+
+    def start(handler):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def lay(tmp_path):
+    store = LocalStore(str(tmp_path), str(tmp_path))
+    for name, data in OBJECTS.items():
+        store.put(name, data)
+
+
+class TestHttpStoreWithRanges(ReadContract):
+    @pytest.fixture
+    def laid(self, tmp_path, serve):
+        lay(tmp_path)
+        return connect(serve(RangeHandler))
+
+
+class TestHttpStoreWithoutRanges(ReadContract):
+    @pytest.fixture
+    def laid(self, tmp_path, serve):
+        lay(tmp_path)
+        return HttpStore(serve(PlainHandler).rstrip("/"))
