@@ -1,0 +1,182 @@
+"""One shard while it grows: samples become members, members reach the scratch in large writes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import NamedTuple
+
+from wlshard import clock
+from wlshard.codecs import encode
+from wlshard.errors import CodecError, GroupingError, WlshardError
+from wlshard.sample import Sample, fields_of
+from wlshard.shards.naming import check_field, check_key
+from wlshard.store.base import Buffer, Draft
+from wlshard.tar.header import END_MARK, member_header, padding
+from wlshard.tar.index import Located, format_index
+
+FLUSH_BYTES = 1 << 20
+FLUSH_S = 0.2
+# From here on a payload goes to the system as it is: copying it would cost more than one more part.
+LARGE_BYTES = 1 << 16
+
+
+class Members(NamedTuple):
+    """A sample as bytes of a tar: what to write, and where each payload begins from the sample's start."""
+
+    key: str
+    parts: list[Buffer]
+    located: list[Located]
+    bytes: int
+    large: bool  # some part is the caller's own memory
+
+
+def encode_sample(key: object, sample: Sample) -> Members:
+    """Encode a sample's fields, sorted; nothing else happens if one of them fails.
+
+    GroupingError: a key or field that would not split back. CodecError: a value that does not encode.
+    """
+    name = check_key(key)
+    parts: list[Buffer] = []
+    located: list[Located] = []
+    at, large = 0, False
+    for field in fields_of(sample):
+        member = f"{name}.{check_field(field)}"
+        try:
+            payload = _flat(encode(field, sample[field]))
+        except CodecError as error:
+            error.key, error.member = name, member
+            raise
+        size = len(payload)
+        header = member_header(member, size)
+        fill = padding(size)
+        located.append((field, at + len(header), size, member))
+        parts += (header, payload, bytes(fill)) if fill else (header, payload)
+        at += len(header) + size + fill
+        large = large or size >= LARGE_BYTES
+    if not parts:
+        raise GroupingError("a sample without fields leaves nothing in a shard: give it one", key=name)
+    return Members(name, parts, located, at, large)
+
+
+def _flat(data: Buffer) -> Buffer:
+    """Give the payload as bytes, or as a flat view of the caller's memory where copying would cost."""
+    if isinstance(data, bytes):
+        return data
+    view = memoryview(data)
+    if view.nbytes < LARGE_BYTES or not view.c_contiguous:
+        return view.tobytes()
+    return view.cast("B")
+
+
+class GrowingShard:
+    """Samples on their way into a draft, whose scratch ends in an end mark after every flush.
+
+    So the whole samples of a killed writer can be told from its last torn one: something valid follows them.
+    Holds up to 1 MiB of samples, and about 300 bytes a member for the index. Not locked: its writer is.
+    """
+
+    def __init__(self, draft: Draft, *, sha256: bool) -> None:
+        self.draft = draft
+        self.opened = self._flushed_at = clock.monotonic()
+        self.located: list[list[Located]] = []
+        self.end = 0  # bytes of all samples; the end mark comes on top
+        self._keys: set[str] = set()
+        self._pending: list[Buffer] = []
+        self._flushed = 0
+        self._hash = hashlib.sha256() if sha256 else None
+
+    @property
+    def samples(self) -> int:
+        return len(self.located)
+
+    @property
+    def tar_bytes(self) -> int:
+        return self.end + len(END_MARK)
+
+    def add(self, members: Members) -> None:
+        """Take a sample. After an error of the store it is not in the shard; those before it are."""
+        if members.key in self._keys:
+            raise GroupingError("this key is in the shard already: give each sample its own", key=members.key)
+        held, start = len(self._pending), self.end
+        self._keys.add(members.key)
+        self._pending += members.parts
+        self.located.append([(ext, start + at, size, name) for ext, at, size, name in members.located])
+        self.end = start + members.bytes
+        if (
+            members.large
+            or self.end - self._flushed >= FLUSH_BYTES
+            or clock.monotonic() - self._flushed_at >= FLUSH_S
+        ):
+            try:
+                self.flush()
+            except WlshardError:
+                del self._pending[held:]
+                self.located.pop()
+                self._keys.discard(members.key)
+                self.end = start
+                raise
+
+    def flush(self) -> None:
+        """Write what is held; if the store refuses it is held on, and the scratch ends as it did before."""
+        if self._pending:
+            self._write(_gather(self._pending), self.end)
+            self._pending = []
+        self._flushed_at = clock.monotonic()
+
+    def flush_what_fits(self) -> int:
+        """Write as many of the held samples as the store takes, give up the rest; tell how many those are."""
+        data = memoryview(b"".join(self._pending))
+        base, self._pending = self._flushed, []
+        kept = sum(1 for sample in self.located if _end_of(sample) <= base)
+        for sample in self.located[kept:]:
+            try:
+                self._write([data[self._flushed - base : _end_of(sample) - base]], _end_of(sample))
+            except WlshardError:
+                break
+            kept += 1
+        lost = self.samples - kept
+        del self.located[kept:]
+        self.end = self._flushed
+        return lost
+
+    def finish(self) -> tuple[bytes, str]:
+        """Give the index and the sha256 in hex ("" if not asked for) of the whole, flushed shard."""
+        digest = ""
+        if self._hash is not None:
+            whole = self._hash.copy()
+            whole.update(END_MARK)
+            digest = whole.hexdigest()
+        return format_index(self.located), digest
+
+    def _write(self, parts: list[Buffer], end: int) -> None:
+        try:
+            self.draft.write([*parts, END_MARK], at=self._flushed)
+        except WlshardError:
+            with suppress(WlshardError):  # the first error is the one to tell
+                self.draft.write([END_MARK], at=self._flushed)
+            raise
+        if self._hash is not None:
+            for part in parts:
+                self._hash.update(part)
+        self._flushed = end
+
+
+def _end_of(sample: list[Located]) -> int:
+    _, at, size, _ = sample[-1]
+    return at + size + padding(size)
+
+
+def _gather(parts: Iterable[Buffer]) -> list[Buffer]:
+    """Join the small parts between large ones."""
+    gathered: list[Buffer] = []
+    run: list[Buffer] = []
+    for part in parts:
+        if len(part) < LARGE_BYTES:
+            run.append(part)
+        else:
+            gathered += (b"".join(run), part)
+            run = []
+    gathered.append(b"".join(run))
+    return gathered

@@ -1,0 +1,267 @@
+"""Write samples into shards that roll, and publish each shard whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from wlshard import clock
+from wlshard.errors import NotFound, UsageError, WlshardError
+from wlshard.sample import KEY, Sample
+from wlshard.shards.growing import GrowingShard, Members, encode_sample
+from wlshard.store.base import Buffer, Draft, Store, object_url
+from wlshard.store.connect import locate
+from wlshard.tar.index import index_name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedShard:
+    """A shard that is complete in its draft: all that a target needs to name it."""
+
+    seq: int  # from 1, within its writer
+    samples: int
+    bytes: int
+    index: Buffer
+    sha256: str  # of the whole tar, hex; "" unless the target wants it
+
+
+class Target(Protocol):
+    """Where a writer's shards go."""
+
+    wants_sha256: bool
+
+    def open_draft(self, seq: int) -> Draft:
+        """Start the shard number `seq` (from 1). UsageError if its output is there already."""
+        ...
+
+    def publish(self, draft: Draft, shard: ClosedShard) -> str:
+        """Make the shard durable and visible, its index first; give its URL.
+
+        Called again with the same shard after an error.
+        """
+        ...
+
+    def default_key(self, n: int) -> str:
+        """Give the key of the writer's sample number n (from 0) that has none."""
+        ...
+
+
+class TemplateTarget:
+    """Plain shards `x-%06d.tar`, numbered from 0, each with its index beside it.
+
+    force: replace outputs that are there; they are refused (UsageError) otherwise.
+    """
+
+    wants_sha256 = False
+
+    def __init__(self, template: str, *, force: bool = False) -> None:
+        self._template = template
+        self._force = force
+        try:
+            first, second = template % 0, template % 1
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"not a template ({error}): write it like x-%06d.tar", url=template) from error
+        if first == second or not first.endswith(".tar"):
+            raise UsageError(
+                "shards are named by number and end in .tar: write it like x-%06d.tar", url=template
+            )
+        if index_name(first) == index_name(second):
+            advice = "the number must come before the first dot, or all shards would share one index"
+            raise UsageError(f"{advice}: {index_name(first)}", url=template)
+
+    def open_draft(self, seq: int) -> Draft:
+        store, name = self._locate(seq)
+        if not self._force:
+            self._refuse_existing(store, name)
+        left = store.reopen(name)
+        if left is not None:
+            log.warning(
+                "%s.partial was left by a writer that died: it is dropped", object_url(store.url, name)
+            )
+            store.drop(name)
+            left.close()
+        return store.draft(name)
+
+    def publish(self, draft: Draft, shard: ClosedShard) -> str:
+        store, name = self._locate(shard.seq)
+        index = index_name(name)
+        draft.sync()
+        if self._force:
+            # An index must never stand beside another tar than its own, whenever the power fails.
+            store.delete(index)
+            store.sync("")
+            draft.publish(name, replace=True)
+            store.sync("")
+            store.put(index, shard.index)
+        else:
+            if not store.create(index, shard.index):
+                self._refuse_existing(store, name)
+                store.put(index, shard.index)  # one without its tar, left by a writer that died
+            if not draft.publish(name):
+                self._refuse_existing(store, name)
+        store.sync("")
+        return object_url(store.url, name)
+
+    def default_key(self, n: int) -> str:
+        return f"{n:09d}"
+
+    def _locate(self, seq: int) -> tuple[Store, str]:
+        return locate(self._template % (seq - 1))
+
+    @staticmethod
+    def _refuse_existing(store: Store, name: str) -> None:
+        try:
+            store.stat(name)
+        except NotFound:
+            return
+        url = object_url(store.url, name)
+        raise UsageError("exists already: choose another name, or force it to be replaced", url=url)
+
+
+class RollingWriter:
+    """Write samples one after the other; a shard that is full is published and the next one begun.
+
+    A shard is full at `shard_samples`, before it would pass `shard_bytes` of real tar (headers, padding and
+    end mark counted; a single sample may be larger), and `shard_seconds` after its first sample: a thread
+    watches that if it is set. The samples of one call are in the shard whole or not at all, and the writer
+    goes on after any error. Leaving the block closes it; after an exception inside, the open shard is
+    dropped. Threads may share it. Holds 1 MiB of samples and about 300 bytes a member of the open shard.
+
+    `shards`: URLs of what was published, holding `sealed` samples in `bytes`; `samples`: all taken so far.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        shard_samples: int = 10_000,
+        shard_bytes: int = 2**28,
+        shard_seconds: float | None = None,
+    ) -> None:
+        for limit in (shard_samples, shard_bytes, shard_seconds):
+            if limit is not None and not limit > 0:
+                raise UsageError(f"a shard's limit must be above 0, not {limit}")
+        self.shards: list[str] = []
+        self.samples = self.sealed = self.bytes = 0
+        self._target = target
+        self._shard_samples, self._shard_bytes = shard_samples, shard_bytes
+        self._shard_seconds = shard_seconds
+        self._shard: GrowingShard | None = None
+        self._closed = False
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self._timer: threading.Thread | None = None
+
+    def write(self, sample: Sample) -> None:
+        """Take a sample; it may block for the disk. Buffers may be reused after return.
+
+        GroupingError, CodecError: it was not taken. AccessDenied, StoreUnavailable, UsageError (an output is
+        there already): not taken either, unless it filled the shard and only publishing failed, which is
+        tried again at the next call.
+        """
+        with self._lock:
+            if self._closed:
+                raise UsageError("this writer is closed: open another")
+            key = sample.get(KEY)
+            members = encode_sample(self._target.default_key(self.samples) if key is None else key, sample)
+            if self._shard is not None and self._must_roll(self._shard, members):
+                self._seal()
+            if self._shard is None:
+                draft = self._target.open_draft(len(self.shards) + 1)
+                self._shard = GrowingShard(draft, sha256=self._target.wants_sha256)
+                self._start_timer()
+            self._shard.add(members)
+            self.samples += 1
+            if self._shard.samples >= self._shard_samples:
+                self._seal()
+
+    def close(self) -> None:
+        """Publish the open shard. Blocks for the disk. After an error of the store it may be called again.
+
+        Samples that a full disk does not take are given up; StoreUnavailable tells how many, and that the
+        others were published.
+        """
+        self._end_timer()
+        with self._lock:
+            self._closed = True
+            if self._shard is None:
+                return
+            try:
+                self._shard.flush()
+            except WlshardError as error:
+                lost = self._shard.flush_what_fits()
+                self.samples -= lost
+                self._seal()
+                message = f"{error.message} (the last {lost} samples did not fit and are lost)"
+                raise type(error)(message, url=error.url) from error
+            self._seal()
+
+    def discard(self) -> None:
+        """Drop the open shard; what was published stays."""
+        self._end_timer()
+        with self._lock:
+            self._closed = True
+            shard, self._shard = self._shard, None
+            if shard is not None:
+                self.samples -= shard.samples
+                shard.draft.discard()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def _must_roll(self, shard: GrowingShard, members: Members) -> bool:
+        full = shard.samples >= self._shard_samples or shard.tar_bytes + members.bytes > self._shard_bytes
+        return full or self._seconds_left() <= 0
+
+    def _seal(self) -> None:
+        shard = self._shard
+        assert shard is not None
+        if shard.samples:
+            shard.flush()
+            index, digest = shard.finish()
+            closed = ClosedShard(len(self.shards) + 1, shard.samples, shard.tar_bytes, index, digest)
+            url = self._target.publish(shard.draft, closed)
+            self.shards.append(url)
+            self.sealed += shard.samples
+            self.bytes += shard.tar_bytes
+        else:
+            shard.draft.discard()
+        self._shard = None
+
+    def _seconds_left(self) -> float:
+        """Seconds until the open shard is due; of a shard not begun yet it is the whole time."""
+        if self._shard_seconds is None or self._shard is None:
+            return self._shard_seconds or float("inf")
+        return self._shard.opened + self._shard_seconds - clock.monotonic()
+
+    def _start_timer(self) -> None:
+        if self._shard_seconds is not None and self._timer is None:
+            self._timer = threading.Thread(target=self._watch, name="wlshard-roll", daemon=True)
+            self._timer.start()
+
+    def _end_timer(self) -> None:
+        self._stop.set()
+        if self._timer is not None:
+            self._timer.join()
+
+    def _watch(self) -> None:
+        left = self._seconds_left()
+        while not self._stop.wait(left):
+            with self._lock:
+                try:
+                    if self._shard is not None and self._seconds_left() <= 0:
+                        self._seal()
+                    left = self._seconds_left()
+                except WlshardError as error:
+                    log.warning("a shard that is due could not be published, the writer goes on: %s", error)
+                    left = self._shard_seconds or 0.0
