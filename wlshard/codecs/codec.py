@@ -155,7 +155,7 @@ def _describe(value: Any) -> str:
     kind = type(value)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
-    return f"{name}, {dtype} {shape}" if dtype is not None and shape is not None else name
+    return f"{name}, {str(dtype)[:100]} {shape}" if dtype is not None and shape is not None else name
 
 
 def missing(library: str, extra: str) -> UsageError:

@@ -54,14 +54,12 @@ _SPECS: dict[bool | str, Spec] = {
     "stored": Spec("", None),
 }
 # EXIF orientation is metadata: applying it would turn an image away from its label map.
-_FLAGS = {
-    "RGB": cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
-    "L": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION,
-    "RGBA": cv2.IMREAD_UNCHANGED,
-    "": cv2.IMREAD_UNCHANGED,
-}
+_COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+# Grey is made from the colours, as Pillow makes it: a JPEG's own luminance differs where colours are cut off.
+_FLAGS = {"RGB": _COLOUR, "L": _COLOUR, "RGBA": cv2.IMREAD_UNCHANGED, "": cv2.IMREAD_UNCHANGED}
 _FROM_CHANNELS = {
     ("RGB", 3): cv2.COLOR_BGR2RGB,
+    ("L", 3): cv2.COLOR_BGR2GRAY,
     ("RGBA", 1): cv2.COLOR_GRAY2RGBA,
     ("RGBA", 3): cv2.COLOR_BGR2RGBA,
     ("RGBA", 4): cv2.COLOR_BGRA2RGBA,
@@ -79,19 +77,22 @@ def image_decoder(images: bool | str) -> Callable[[Buffer], Any]:
         raise UsageError(f"images={images!r} is no way to decode images: True, False or one of {names}{hint}")
     if spec.pil:
         return lambda data: _with_pillow(data, spec.mode)
-    flags = _FLAGS[spec.mode] | (0 if spec.depth == "uint8" else cv2.IMREAD_ANYDEPTH)
-    return lambda data: _decode(data, spec, flags)
+    return lambda data: _decode(data, spec)
 
 
-def _decode(data: Buffer, spec: Spec, flags: int) -> Image:
-    image: Any = _with_cv2(memoryview(data), flags)
+def _decode(data: Buffer, spec: Spec) -> Image:
+    image: Any = _with_cv2(memoryview(data), _FLAGS[spec.mode])
     if image is None:
         image = np.array(_with_pillow(data, spec.mode))
     else:
         conversion = _FROM_CHANNELS.get((spec.mode, 1 if image.ndim == 2 else image.shape[2]))
         if conversion is not None:
             image = cv2.cvtColor(image, conversion)
-    if spec.depth == "uint8" and image.dtype == np.uint16:
+    if spec.depth == "uint8" and image.dtype != np.uint8:
+        if image.dtype != np.uint16:
+            raise ValueError(
+                f"its pixels are {image.dtype}, which do not fit 8 bits; ask for the stored ones"
+            )
         image = (image >> 8).astype(np.uint8)
     if spec.depth == "float32":
         top = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
@@ -143,8 +144,13 @@ def _with_pillow(data: Buffer, mode: str) -> Any:
         raise missing("Pillow", "image") from None
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return image.convert(mode) if mode else image.copy()
+            if mode and image.mode[0] in "IF":  # Pillow would cut each value off at 255
+                raise ValueError(
+                    f"its pixels, Pillow's mode {image.mode}, do not fit 8 bits; ask for the stored ones"
+                )
+            if image.mode == "P" and "transparency" in image.info:
+                return image.convert("RGBA").convert(mode or "RGBA")
+            return image.convert(mode or image.mode)
     except PIL.UnidentifiedImageError as error:
         raise ValueError("neither cv2 nor Pillow knows this as an image") from error
     except (OSError, SyntaxError, EOFError, KeyError, PIL.Image.DecompressionBombError) as error:

@@ -21,7 +21,7 @@ from wlshard.codecs.codec import Buffer
 from wlshard.codecs.gzipped import MAX_BYTES
 
 _MAGIC = b"\x93NUMPY"
-_MAX_HEADER = 2**16  # literal_eval is quadratic on hostile input; a structured dtype of 500 fields has 2**14
+_MAX_HEADER = 2**20  # a structured dtype of 5,000 fields has 90 kB; more is not worth parsing
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -44,7 +44,7 @@ def decode_npy(data: Buffer) -> Array:
 
 
 def encode_npy(value: Any) -> Buffer:
-    """Write an array as `np.save` does, byte for byte. One copy."""
+    """Write an array as `np.save` does, byte for byte (but for field names beyond latin-1). One copy."""
     array = as_array(value)
     header = _make_header(array)
     data = bytearray(len(header) + array.nbytes)
@@ -105,8 +105,11 @@ def _make_header(array: Array) -> bytes:
     try:
         npy_format.write_array_header_1_0(out, fields)
         return out.getvalue()
-    except (ValueError, UnicodeEncodeError):  # longer than 64 KiB, or names beyond latin-1
+    except UnicodeEncodeError:
         text = repr(fields).encode("utf-8")
+    except ValueError:  # longer than version 1 can say
+        npy_format.write_array_header_2_0(out, fields)
+        return out.getvalue()
     text += b" " * (-(len(text) + 13) % npy_format.ARRAY_ALIGN) + b"\n"
     return _MAGIC + b"\3\0" + len(text).to_bytes(4, "little") + text
 
