@@ -10,7 +10,7 @@ from typing import NamedTuple
 from wlshard import clock
 from wlshard.codecs import encode
 from wlshard.errors import CodecError, GroupingError, WlshardError
-from wlshard.sample import Sample, fields_of
+from wlshard.sample import Sample
 from wlshard.shards.naming import check_field, check_key
 from wlshard.store.base import Buffer, Draft
 from wlshard.tar.header import END_MARK, member_header, padding
@@ -18,6 +18,8 @@ from wlshard.tar.index import Located, format_index
 
 FLUSH_BYTES = 1 << 20
 FLUSH_S = 0.2
+# Besides the index a new file takes a block of its own and some of the folder: 4 KiB each on most disks.
+ROOM_BYTES = 16384
 # From here on a payload goes to the system as it is: copying it would cost more than one more part.
 LARGE_BYTES = 1 << 16
 
@@ -41,8 +43,8 @@ def encode_sample(key: object, sample: Sample) -> Members:
     parts: list[Buffer] = []
     located: list[Located] = []
     at, large = 0, False
-    for field in fields_of(sample):
-        member = f"{name}.{check_field(field)}"
+    for field in sorted(check_field(one) for one in sample if not str(one).startswith("__")):
+        member = f"{name}.{field}"
         try:
             payload = _flat(encode(field, sample[field]))
         except CodecError as error:
@@ -126,14 +128,21 @@ class GrowingShard:
         self._flushed_at = clock.monotonic()
 
     def flush_what_fits(self) -> int:
-        """Write as many of the held samples as the store takes, give up the rest; tell how many those are."""
+        """Write as many of the held samples as a full store takes, and give up the rest: tell how many.
+
+        What is written leaves room for the index, or the shard could not be published.
+        """
         data = memoryview(b"".join(self._pending))
+        room = bytes(len(format_index(self.located)) + ROOM_BYTES)
         base, self._pending = self._flushed, []
         kept = sum(1 for sample in self.located if _end_of(sample) <= base)
         for sample in self.located[kept:]:
+            part, end = data[self._flushed - base : _end_of(sample) - base], _end_of(sample)
             try:
-                self._write([data[self._flushed - base : _end_of(sample) - base]], _end_of(sample))
+                self.draft.write([part, END_MARK, room], at=self._flushed)
+                self._write([part], end)
             except WlshardError:
+                self._mark_end()
                 break
             kept += 1
         lost = self.samples - kept
@@ -154,13 +163,16 @@ class GrowingShard:
         try:
             self.draft.write([*parts, END_MARK], at=self._flushed)
         except WlshardError:
-            with suppress(WlshardError):  # the first error is the one to tell
-                self.draft.write([END_MARK], at=self._flushed)
+            self._mark_end()
             raise
         if self._hash is not None:
             for part in parts:
                 self._hash.update(part)
         self._flushed = end
+
+    def _mark_end(self) -> None:
+        with suppress(WlshardError):  # the first error is the one to tell
+            self.draft.write([END_MARK], at=self._flushed)
 
 
 def _end_of(sample: list[Located]) -> int:

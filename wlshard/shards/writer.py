@@ -151,6 +151,7 @@ class RollingWriter:
         self._shard_samples, self._shard_bytes = shard_samples, shard_bytes
         self._shard_seconds = shard_seconds
         self._shard: GrowingShard | None = None
+        self._loss: WlshardError | None = None
         self._closed = False
         self._lock = threading.RLock()
         self._stop = threading.Event()
@@ -195,10 +196,12 @@ class RollingWriter:
             except WlshardError as error:
                 lost = self._shard.flush_what_fits()
                 self.samples -= lost
-                self._seal()
                 message = f"{error.message} (the last {lost} samples did not fit and are lost)"
-                raise type(error)(message, url=error.url) from error
+                self._loss = type(error)(message, url=error.url)
             self._seal()
+            loss, self._loss = self._loss, None
+            if loss is not None:
+                raise loss
 
     def discard(self) -> None:
         """Drop the open shard; what was published stays."""
@@ -214,10 +217,20 @@ class RollingWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
+        if kind is not None:
             self.discard()
+            return
+        try:
+            self.close()
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Let go of a shard that could not be published; its scratch stays."""
+        shard, self._shard = self._shard, None
+        if shard is not None:
+            log.warning("%d samples of an unpublished shard stay in its scratch, *.partial", shard.samples)
+            shard.draft.abandon()
 
     def _must_roll(self, shard: GrowingShard, members: Members) -> bool:
         full = shard.samples >= self._shard_samples or shard.tar_bytes + members.bytes > self._shard_bytes
