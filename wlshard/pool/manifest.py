@@ -1,0 +1,142 @@
+"""A manifest: the immutable list of a generation's shards, and what it covers of the write buffer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from wlshard.errors import StoreUnavailable, UsageError
+from wlshard.pool.names import ShardName
+
+FORMAT = 1
+
+
+class PoolShard(NamedTuple):
+    """A shard of the read pool; `promoted` is the generation that promoted it."""
+
+    name: str
+    bytes: int
+    samples: int
+    promoted: int
+
+
+class Watermark(NamedTuple):
+    """What was taken of a writer: all up to `last` but the numbers in `missing`."""
+
+    last: int
+    missing: frozenset[int] = frozenset()
+
+    def covers(self, seq: int) -> bool:
+        return seq <= self.last and seq not in self.missing
+
+
+Watermarks: TypeAlias = Mapping[str, Watermark]
+NOTHING = Watermark(0)
+
+
+class Quarantined(NamedTuple):
+    """A shard whose content is proven bad: covered, never promoted, never moved."""
+
+    shard: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A generation. `parent`: digest of the manifest before it; `txn`: the one commit that made it."""
+
+    generation: int
+    parent: str | None
+    txn: str
+    shards: tuple[PoolShard, ...] = ()
+    watermarks: Watermarks = field(default_factory=dict)
+    quarantined: tuple[Quarantined, ...] = ()
+    stats: Mapping[str, Any] = field(default_factory=dict)
+    created: float = 0.0  # seconds since the epoch, by the clock of who committed it
+    digest: str = ""  # sha256 of the manifest's bytes, hex; known once it is encoded
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    def covers(self, name: ShardName) -> bool:
+        """Tell whether a sealed shard has left the write buffer."""
+        return self.watermarks.get(name.writer, NOTHING).covers(name.seq)
+
+    def encode(self) -> bytes:
+        """Give the bytes of the manifest's slot."""
+        content = {
+            "format": FORMAT,
+            "generation": self.generation,
+            "parent": self.parent,
+            "txn": self.txn,
+            "created": self.created,
+            "shards": self.shards,
+            "watermarks": {
+                writer: [mark.last, sorted(mark.missing)] for writer, mark in sorted(self.watermarks.items())
+            },
+            "quarantined": self.quarantined,
+            "stats": self.stats,
+        }
+        return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+
+
+def parse_manifest(data: bytes, url: str) -> Manifest:
+    """Read a manifest strictly. StoreUnavailable: damaged; UsageError: of a later format than ours."""
+    content = parse_object(data, url)
+    try:
+        generation, parent, txn = content["generation"], content["parent"], content["txn"]
+        shards = tuple(_shard(entry, generation) for entry in content["shards"])
+        marks = {
+            writer: Watermark(_count(last), frozenset(map(_count, missing)))
+            for writer, (last, missing) in content["watermarks"].items()
+        }
+        quarantined = tuple(Quarantined(_text(name), _text(why)) for name, why in content["quarantined"])
+        stats, created = dict(content["stats"]), float(content["created"])
+        _count(generation)
+        _text(txn)
+        if (parent is None) != (generation == 0):
+            raise ValueError("only generation 0 has no parent")
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(url, f"{type(error).__name__}: {error}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    return Manifest(generation, parent, txn, shards, marks, quarantined, stats, created, digest)
+
+
+def parse_object(data: bytes, url: str) -> dict[str, Any]:
+    """Read one JSON object with a `format` that we know."""
+    try:
+        content = json.loads(data)
+        known = _count(content["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(url, f"{type(error).__name__}: {error}") from error
+    if known > FORMAT:
+        raise UsageError(f"format {known} is of a later wlshard than this one: update it", url=url)
+    return dict(content)
+
+
+def _shard(entry: Any, generation: int) -> PoolShard:
+    name, size, samples, promoted = entry
+    parsed = ShardName.parse(name)
+    if parsed is None or parsed.samples != samples or not 0 < _count(promoted) <= generation:
+        raise ValueError(f"{entry!r} is no shard of generation {generation}")
+    return PoolShard(name, _count(size), samples, promoted)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _damaged(url: str, why: str) -> StoreUnavailable:
+    return StoreUnavailable(f"damaged ({why}): restore this file from a backup of the pool", url=url)

@@ -1,0 +1,85 @@
+"""Sealing: a whole shard becomes visible under its final name, and with that joins the write buffer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from wlshard.errors import NotFound, StoreUnavailable
+from wlshard.pool.names import SHARDS, ShardName, new_writer, scratch_name
+from wlshard.shards.writer import ClosedShard
+from wlshard.store.base import Buffer, Draft, Store
+from wlshard.tar.index import index_name
+
+if TYPE_CHECKING:
+    from wlshard.pool.pool import Pool
+
+
+def seal(store: Store, draft: Draft, name: ShardName, size: int, index: Buffer) -> bool:
+    """Make a finished draft of `size` bytes durable and visible: index first, then the tar, then the folder.
+
+    May be called again after any error. False: something else has the name, and stays as it is.
+    """
+    tar = f"{SHARDS}/{name}"
+    sealed = _present(store, tar, name, size)  # by an earlier try whose reply was lost, or by a salvager
+    if sealed is None:
+        draft.sync()
+        beside = index_name(tar)
+        if not store.create(beside, index) and store.read(beside) != index:
+            return False
+        sealed = draft.publish(tar) or bool(_present(store, tar, name, size))
+    if sealed:
+        store.sync(SHARDS)
+        draft.discard()
+    return sealed
+
+
+def _present(store: Store, tar: str, name: ShardName, size: int) -> bool | None:
+    """Tell whether the name holds the bytes it promises. None: it is free. Reads them where it is taken."""
+    try:
+        reader = store.open(tar)
+    except NotFound:
+        return None
+    digest, block, found = hashlib.sha256(), memoryview(bytearray(1 << 20)), 0
+    with reader:
+        while count := reader.readinto(block):
+            digest.update(block[:count])
+            found += count
+    return found == size and digest.hexdigest().startswith(name.sha256)
+
+
+class SealingTarget:
+    """Where a ShardWriter's shards go in a pool. Each process is a writer of its own, a forked one too."""
+
+    wants_sha256 = True
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.writer: str | None = None
+        self._pid = 0
+        self._seq = 1  # of the shard being written, in this writer
+
+    def open_draft(self, seq: int) -> Draft:  # noqa: ARG002 — a new writer counts anew
+        return self.pool.store.draft(scratch_name(self._begun(), self._seq))
+
+    def publish(self, draft: Draft, shard: ClosedShard) -> str:
+        store = self.pool.store
+        for _ in range(2):
+            name = ShardName(self._begun(), self._seq, shard.samples, shard.sha256[:32])
+            if seal(store, draft, name, shard.bytes, shard.index):
+                self._seq += 1
+                return self.pool.shard_url(str(name))
+            self.writer = None
+        advice = "its name is taken by other bytes, under two writer ids: see what writes into this folder"
+        raise StoreUnavailable(advice, url=self.pool.shard_url(str(name)))
+
+    def default_key(self, n: int) -> str:
+        return f"{self._begun()}-{n:09d}"
+
+    def _begun(self) -> str:
+        """Give the writer id of this process, made at first need; dead writers are salvaged then."""
+        if self.writer is None or self._pid != os.getpid():
+            self.pool.salvage()
+            self.writer, self._pid, self._seq = new_writer(), os.getpid(), 1
+        return self.writer

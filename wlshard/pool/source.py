@@ -1,0 +1,49 @@
+"""What a `source` means, wherever one is accepted: a pool, one generation of it, or plain shards."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from wlshard.pool.pool import Pool
+from wlshard.shards.expand import expand
+
+_GENERATION = re.compile(r"(.+)@([0-9]{1,10})")
+# Nothing that looks like this is asked for a pool: one request less where shards lie on a web server.
+_SHARDS = re.compile(r"-|.*(::|[{}*?]|\.(tar|tgz|json|idx)(\.\w+)?$)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A pool (and, from `POOL@n`, the one generation meant), or else the URLs of shards."""
+
+    pool: Pool | None = None
+    generation: int | None = None
+    urls: list[str] = field(default_factory=list)
+
+
+def resolve(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Pool) -> Resolved:
+    """Find out what a source names: `POOL`, `POOL@n`, a Pool, or what `shards.expand` takes.
+
+    Looks for wlshard.json where a single name could be a pool's. NotFound, UsageError: as `expand`; NotFound
+    for a generation that is not there.
+    """
+    if isinstance(source, Pool):
+        source.require()
+        return Resolved(pool=source)
+    if isinstance(source, str | os.PathLike) and not _SHARDS.fullmatch(text := os.fspath(source)):
+        pool = _pool_at(text)
+        if pool is not None:
+            return Resolved(pool=pool)
+        found = _GENERATION.fullmatch(text)
+        pool = _pool_at(found[1]) if found else None
+        if pool is not None and found is not None:
+            return Resolved(pool=pool, generation=pool.manifest(int(found[2])).generation)
+    return Resolved(urls=expand(source))
+
+
+def _pool_at(url: str) -> Pool | None:
+    pool = Pool(url)
+    return pool if pool.exists() else None

@@ -1,0 +1,51 @@
+"""The front door for writing: plain shards from a template, or sealed shards into a pool."""
+
+from __future__ import annotations
+
+import os
+
+from wlshard.pool.pool import Pool
+from wlshard.pool.seal import SealingTarget
+from wlshard.shards.writer import RollingWriter, TemplateTarget
+
+
+class ShardWriter(RollingWriter):
+    """Write samples into shards that roll; each is published whole or not at all.
+
+    target: a template, `x-%06d.tar`, whose outputs must not be there yet; or a pool, whose write buffer the
+    shards join. In a pool each process is a writer of its own (`writer` is its id), so any number may write
+    at once. A shard is rolled at `shard_samples`, at `shard_bytes` of tar, and `shard_seconds` after its
+    first sample. Samples without `__key__` get one: `%09d` in plain shards, `<writer>-<n>` in a pool.
+
+    A context manager: leaving it publishes the open shard, an exception inside drops it. Nothing is opened
+    before the first `write`. Errors: NotFound (no pool there), AccessDenied, StoreUnavailable, CodecError,
+    GroupingError.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | Pool,
+        *,
+        shard_samples: int = 10_000,
+        shard_bytes: int = 2**28,
+        shard_seconds: float | None = None,
+    ) -> None:
+        self._sealing: SealingTarget | None = None
+        plain: TemplateTarget | None = None
+        if isinstance(target, Pool):
+            self._sealing = SealingTarget(target)
+        elif os.fspath(target).endswith(".tar"):
+            plain = TemplateTarget(os.fspath(target))
+        else:
+            self._sealing = SealingTarget(Pool(target))
+        super().__init__(
+            plain or self._sealing,  # type: ignore[arg-type]
+            shard_samples=shard_samples,
+            shard_bytes=shard_bytes,
+            shard_seconds=shard_seconds,
+        )
+
+    @property
+    def writer(self) -> str | None:
+        """Under which id this process writes into a pool; None before its first sample, or without a pool."""
+        return self._sealing.writer if self._sealing else None
