@@ -1,0 +1,124 @@
+"""Where a command begins and ends: the one place where its errors become exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from wlshard.errors import StoreUnavailable, UsageError, WlshardError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+SKIPPED = 3
+_DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO
+EXIT_CODES = """0 ok · 1 unexpected · 2 usage · 3 done, but something was skipped · 10 not found ·
+11 access denied · 12 store unavailable or full · 20 tar · 21 grouping · 22 codec · 23 user code failed ·
+31 lost lease · 32 pool starved · 40 too many bad samples · 41 worker died · 42 cursor mismatch ·
+130 interrupted"""
+
+
+class Command(click.Command):
+    """A command of ours: `main()` never raises anything but SystemExit."""
+
+    def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.example = example
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Example"):
+            for line in self.example.strip().splitlines():
+                formatter.write(f"{' ' * formatter.current_indent}{line.strip()}\n")
+        with formatter.section("Exit codes"):
+            formatter.write_text(EXIT_CODES)
+
+    def main(  # type: ignore[override]  # click's own has a form that returns
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: object
+    ) -> NoReturn:
+        """Run the command with these arguments (sys.argv) and end the process with its exit code."""
+        name = prog_name or self.name or "wlshard"
+        argv = list(sys.argv[1:] if args is None else args)
+        sys.exit(run(name, argv, lambda: self._run(name, argv)))
+
+    def _run(self, name: str, argv: list[str]) -> int:
+        try:
+            with self.make_context(name, list(argv)) as ctx:
+                code = self.invoke(ctx)
+        except click.exceptions.Exit as ended:
+            code = ended.exit_code
+        if sys.stdout is not None:  # closed by who started us
+            sys.stdout.flush()
+        return int(code or 0)
+
+
+def command(name: str, *, example: str) -> Callable[[Callable[..., int | None]], Command]:
+    """Make a function the command `name`; it returns its exit code, None being 0.
+
+    example: the lines shown under "Example", before the exit codes, at the end of the help.
+    """
+
+    def decorate(function: Callable[..., int | None]) -> Command:
+        settings = {"help_option_names": ["-h", "--help"]}
+        return click.command(name, cls=Command, example=example, context_settings=settings)(function)
+
+    return decorate
+
+
+def run(name: str, argv: Sequence[str], body: Callable[[], int]) -> int:
+    """Give the exit code of the body, having told its error on stderr: as JSON if argv asks for it."""
+    try:
+        return body()
+    except click.UsageError as error:
+        if not _wants_json(argv) and error.ctx is not None:
+            print(error.ctx.get_usage(), file=sys.stderr)
+        return _tell(name, argv, UsageError(f"{error.format_message()} (see {name} --help)"))
+    except click.ClickException as error:
+        return _tell(name, argv, UsageError(error.format_message()))
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_stdout()
+        return 0  # who read has had enough
+    except WlshardError as error:
+        return _tell(name, argv, error)
+    except Exception as error:  # noqa: BLE001  # one of the three places: see the design
+        if isinstance(error, OSError) and error.errno in _DISK and error.filename is None:
+            # Stores tell their errors themselves, with a name: a bare one is stdout, a file or a device.
+            _drop_stdout()
+            return _tell(name, argv, StoreUnavailable(f"cannot write the output: {error.strerror}", url="-"))
+        return _tell_unexpected(name, argv, error)
+
+
+def _wants_json(argv: Sequence[str]) -> bool:
+    before = argv[: argv.index("--")] if "--" in argv else argv
+    return "--json" in before
+
+
+def _tell(name: str, argv: Sequence[str], error: WlshardError) -> int:
+    if _wants_json(argv):
+        import json
+
+        print(json.dumps(error.as_json()), file=sys.stderr)
+    else:
+        print(f"{name}: {error}", file=sys.stderr)
+    return error.code
+
+
+def _tell_unexpected(name: str, argv: Sequence[str], error: Exception) -> int:
+    import traceback
+
+    traceback.print_exception(error)
+
+    about = f"{type(error).__name__}: {error}"
+    version = sys.modules["wlshard"].__version__
+    message = f"{about} (unexpected: please report it with the lines above and wlshard {version})"
+    return _tell(name, argv, WlshardError(message))
+
+
+def _drop_stdout() -> None:
+    """Let the interpreter's last flush of stdout go nowhere instead of complaining."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
