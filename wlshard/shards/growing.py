@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -11,9 +10,9 @@ from wlshard import clock
 from wlshard.codecs import encode
 from wlshard.errors import CodecError, GroupingError, WlshardError
 from wlshard.sample import Sample
-from wlshard.shards.naming import check_field, check_key
+from wlshard.shards.naming import check_key, fields_of
 from wlshard.store.base import Buffer, Draft
-from wlshard.tar.header import END_MARK, member_header, padding
+from wlshard.tar.header import BLOCK, END_MARK, member_header, padding
 from wlshard.tar.index import Located, format_index
 
 FLUSH_BYTES = 1 << 20
@@ -22,6 +21,7 @@ FLUSH_S = 0.2
 ROOM_BYTES = 16384
 # From here on a payload goes to the system as it is: copying it would cost more than one more part.
 LARGE_BYTES = 1 << 16
+_FILL = [bytes(size) for size in range(BLOCK)]
 
 
 class Members(NamedTuple):
@@ -43,27 +43,30 @@ def encode_sample(key: object, sample: Sample) -> Members:
     parts: list[Buffer] = []
     located: list[Located] = []
     at, large = 0, False
-    for field in sorted(check_field(one) for one in sample if not str(one).startswith("__")):
+    for field in fields_of(tuple(sample)):
         member = f"{name}.{field}"
-        try:
-            payload = _flat(encode(field, sample[field]))
-        except CodecError as error:
-            error.key, error.member = name, member
-            raise
+        payload = sample[field]
+        if type(payload) is not bytes:
+            payload = _encode(field, payload, name, member)
         size = len(payload)
         header = member_header(member, size)
-        fill = padding(size)
         located.append((field, at + len(header), size, member))
-        parts += (header, payload, bytes(fill)) if fill else (header, payload)
-        at += len(header) + size + fill
-        large = large or size >= LARGE_BYTES
+        parts += (header, payload, _FILL[-size % BLOCK])
+        at += len(header) + size + -size % BLOCK
+        if size >= LARGE_BYTES:
+            large = True
     if not parts:
         raise GroupingError("a sample without fields leaves nothing in a shard: give it one", key=name)
     return Members(name, parts, located, at, large)
 
 
-def _flat(data: Buffer) -> Buffer:
+def _encode(field: str, value: object, key: str, member: str) -> Buffer:
     """Give the payload as bytes, or as a flat view of the caller's memory where copying would cost."""
+    try:
+        data = encode(field, value)
+    except CodecError as error:
+        error.key, error.member = key, member
+        raise
     if isinstance(data, bytes):
         return data
     view = memoryview(data)
@@ -106,11 +109,8 @@ class GrowingShard:
         self._pending += members.parts
         self.located.append([(ext, start + at, size, name) for ext, at, size, name in members.located])
         self.end = start + members.bytes
-        if (
-            members.large
-            or self.end - self._flushed >= FLUSH_BYTES
-            or clock.monotonic() - self._flushed_at >= FLUSH_S
-        ):
+        late = clock.monotonic() - self._flushed_at >= FLUSH_S
+        if late or members.large or self.end - self._flushed >= FLUSH_BYTES:
             try:
                 self.flush()
             except WlshardError:
@@ -180,15 +180,12 @@ def _end_of(sample: list[Located]) -> int:
     return at + size + padding(size)
 
 
-def _gather(parts: Iterable[Buffer]) -> list[Buffer]:
+def _gather(parts: list[Buffer]) -> list[Buffer]:
     """Join the small parts between large ones."""
     gathered: list[Buffer] = []
-    run: list[Buffer] = []
-    for part in parts:
-        if len(part) < LARGE_BYTES:
-            run.append(part)
-        else:
-            gathered += (b"".join(run), part)
-            run = []
-    gathered.append(b"".join(run))
+    start = 0
+    for at in [at for at, size in enumerate(map(len, parts)) if size >= LARGE_BYTES]:
+        gathered += (b"".join(parts[start:at]), parts[at])
+        start = at + 1
+    gathered.append(b"".join(parts[start:]))
     return gathered

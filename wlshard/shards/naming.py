@@ -12,6 +12,8 @@ def check_key(key: object) -> str:
     """Give the key back if a member `<key>.<field>` splits into it again, else raise GroupingError."""
     if not isinstance(key, str):
         raise GroupingError(f"the key {key!r} is no string: make it one, zero-padded if it counts")
+    if key.isalnum():
+        return key
     if not key.isprintable():
         _refuse_controls(key, "key", key)
     if split_name(f"{key}.x") != (key, "x"):
@@ -25,6 +27,11 @@ def check_key(key: object) -> str:
 
 
 @lru_cache(maxsize=4096)
+def fields_of(names: tuple[object, ...]) -> tuple[str, ...]:
+    """Sort the fields among a sample's names: all but the `__names__` that describe it."""
+    return tuple(sorted(check_field(name) for name in names if not str(name).startswith("__")))
+
+
 def check_field(field: object) -> str:
     """Give the field back if a member `<key>.<field>` splits into it again, else raise GroupingError."""
     if not isinstance(field, str):

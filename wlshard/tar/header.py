@@ -5,6 +5,7 @@ Equal names and sizes give equal bytes. Format: POSIX.1-2001, "pax Interchange F
 
 from __future__ import annotations
 
+from functools import lru_cache
 from zlib import adler32
 
 from wlshard.errors import TarError
@@ -15,12 +16,13 @@ END_MARK = bytes(2 * BLOCK)
 # The size field holds 11 octal digits.
 _LARGEST = 8**11 - 1
 
-# mode, uid, gid · size · mtime · checksum · type, linkname, magic, version, user … device minor
-_HEADER = b"%b0000444\0000000000\0000000000\0%b\00000000000000\0%06o\0 %b%b"
+# Before the size: mode, uid, gid. After it: mtime. After the checksum: type; linkname, magic, version, user,
+# group, device numbers; prefix and the rest of the block.
+_BEFORE = b"0000444\0000000000\0000000000\0"
+_AFTER = b"\00000000000000\0"
 _MIDDLE = bytes(100) + b"ustar\00000" + bytes(80)
-_TAIL = bytes(BLOCK - 345)
-# Byte sum of a header whose name, size digits, type and prefix are empty; the checksum counts as blanks.
-_SUM = sum(_HEADER % (b"", b"", 0, b"", _MIDDLE)) - 6 * ord("0") + 7 * ord(" ")
+_FILE = b"\0 0" + _MIDDLE + bytes(BLOCK - 345)
+_FILE_SUM = sum(_FILE)
 
 
 def padding(size: int) -> int:
@@ -39,10 +41,10 @@ def member_header(name: str, size: int) -> bytes:
     except UnicodeEncodeError as error:
         raise TarError("the name cannot be encoded as UTF-8: rename the sample", member=name) from error
     if len(raw) <= 100 and size <= _LARGEST:
-        return _block(raw, b"", size, b"0")
+        return _block(raw, size)
     prefix, base = _split(raw)
     if base and size <= _LARGEST:
-        return _block(base, prefix, size, b"0")
+        return _other(base, size, b"0", prefix)
     records = b"" if base else _record(b"path", raw)
     if not base and not _is_utf8(raw):
         records = _record(b"hdrcharset", b"BINARY") + records
@@ -50,24 +52,35 @@ def member_header(name: str, size: int) -> bytes:
         records += _record(b"size", b"%d" % size)
     return b"".join(
         (
-            _block(b"././@PaxHeader", b"", len(records), b"x"),
+            _other(b"././@PaxHeader", len(records), b"x", b""),
             records,
             bytes(padding(len(records))),
             # What old readers see: the name cut, the size where it can be said.
-            _block(base or raw[:100], prefix, size if size <= _LARGEST else 0, b"0"),
+            _other(base or raw[:100], size if size <= _LARGEST else 0, b"0", prefix),
         )
     )
 
 
-def _block(name: bytes, prefix: bytes, size: int, kind: bytes) -> bytes:
-    digits = b"%011o" % size
+def _block(name: bytes, size: int, rest: bytes = _FILE, rest_sum: int = _FILE_SUM) -> bytes:
+    numbers, total = _numbers(size)
     # adler32's low half is 1 + the byte sum modulo 65521: exact for up to 256 bytes (256 × 255 < 65521).
-    total = _SUM + (adler32(name + digits) & 0xFFFF) - 1 + kind[0]
-    if not prefix:
-        return _HEADER % (name.ljust(100, b"\0"), digits, total, kind, _MIDDLE) + _TAIL
-    total += (adler32(prefix) & 0xFFFF) - 1
-    head = _HEADER % (name.ljust(100, b"\0"), digits, total, kind, _MIDDLE)
-    return head + prefix.ljust(len(_TAIL), b"\0")
+    total += (adler32(name) & 0xFFFF) - 1 + rest_sum
+    return b"%b%b%06o%b" % (name.ljust(100, b"\0"), numbers, total, rest)
+
+
+@lru_cache(maxsize=16384)
+def _numbers(size: int) -> tuple[bytes, int]:
+    """Give all between name and checksum, and its byte sum with that of 7 blanks.
+
+    The checksum field counts as 8 blanks; one is in the rest.
+    """
+    numbers = b"%b%011o%b" % (_BEFORE, size, _AFTER)
+    return numbers, sum(numbers) + 7 * ord(" ")
+
+
+def _other(name: bytes, size: int, kind: bytes, prefix: bytes) -> bytes:
+    rest = b"\0 " + kind + _MIDDLE + prefix.ljust(BLOCK - 345, b"\0")
+    return _block(name, size, rest, sum(rest))
 
 
 def _split(raw: bytes) -> tuple[bytes, bytes]:
