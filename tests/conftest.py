@@ -25,6 +25,20 @@ def test_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture
+def memory_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty memory:// root of this test's own, emptied at the end."""
+    from wlshard.store.connect import connect
+
+    url = f"memory://{request.node.nodeid}"
+    yield url
+    store = connect(url)
+    for entry in list(store.list()):
+        store.delete(entry.name)
+    for entry in list(store.drafts()):
+        store.drop(entry.name)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     """Fail a test that leaves an open fd, a thread, a child process or a named piece of shared memory."""

@@ -16,17 +16,6 @@ from wlshard.testing.contract import OBJECTS, ReadContract, StoreContract
 from wlshard.testing.storage import FaultyStore, RecordingStore
 
 
-@pytest.fixture
-def memory_url(request):
-    url = f"memory://{request.node.name}"
-    yield url
-    store = connect(url)
-    for entry in list(store.list()):
-        store.delete(entry.name)
-    for entry in list(store.drafts()):
-        store.drop(entry.name)
-
-
 class TestLocalStore(StoreContract):
     @pytest.fixture
     def store(self, tmp_path):
