@@ -148,8 +148,8 @@ def served(samples, batch, start, world, drop_last) -> list[list[list[tuple[int,
         steps = []
         for step in range(share.steps):
             parts = share.step(step)
-            assert all(share.part(part.batch) == part and part.count > 0 for part in parts)
-            steps.append([(part.batch, part.first + i) for part in parts for i in range(part.count)])
+            assert all(share.part(part.batch) == part and part.samples > 0 for part in parts)
+            steps.append([(part.batch, part.first + i) for part in parts for i in range(part.samples)])
         found.append(steps)
     return found
 
@@ -203,7 +203,7 @@ def test_the_global_sequence_is_the_same_for_every_world() -> None:
             for step in range(shares[0].steps)
             for share in shares
             for part in share.step(step)
-            for i in range(part.count)
+            for i in range(part.samples)
         ]
         assert list(dict.fromkeys(given_out)) == flat  # padding repeats a neighbour's sample
 

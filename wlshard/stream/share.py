@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Part(NamedTuple):
-    """Samples `first` … `first + count - 1` of a global batch."""
+    """Samples `first` … `first + samples - 1` of a global batch."""
 
     batch: int
     first: int
-    count: int
+    samples: int
 
 
 class Share:
@@ -57,7 +57,7 @@ class Share:
         if step < self.whole:
             return Part(batch, 0, self.batch) if turn == self.rank else None
         part = self._cut(batch, turn * self.batch)
-        return part if part.count > 0 else None
+        return part if part.samples > 0 else None
 
     def _cut(self, batch: int, offset: int) -> Part:
         first = max(self.low - offset, 0)

@@ -1,0 +1,296 @@
+"""The front door to reading: `samples`, one by one and in order; `Loader`, batches for training."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+
+from wlshard.errors import UsageError
+from wlshard.place import detect_place
+from wlshard.pool.follow import Follower
+from wlshard.pool.pool import Pool
+from wlshard.pool.source import resolve
+from wlshard.sample import Sample
+from wlshard.shards.reader import OnError
+from wlshard.stream.course import Course
+from wlshard.stream.cursor import parse_cursor
+from wlshard.stream.feed import Feed, PoolFeed, feed_of_rows, feed_of_shards
+from wlshard.stream.fields import Fields, preparer
+from wlshard.stream.finish import Finisher, Prepared, skips
+from wlshard.stream.window import Placed
+
+if TYPE_CHECKING:
+    from wlshard.stream.collate import BatchTransform
+
+Shards: TypeAlias = str | os.PathLike[str] | Pool | Sequence[str | os.PathLike[str]]
+Source: TypeAlias = Shards | Iterable[Sample]
+
+
+def samples(
+    source: Source,
+    *,
+    fields: Fields = None,
+    decode: bool | str = True,
+    on_error: OnError = "raise",
+    timeout_s: float = 600,
+) -> Iterable[Any]:
+    """Iterate over samples in order: shards as listed, samples as they lie in them; each `iter()` anew.
+
+    Dicts of fields with `__key__` and `__url__`, or tuples with `fields="jpg;png cls"`. `decode=False` leaves
+    bytes; a name such as "rgb" says how images are decoded. Streams: holds two blocks of a shard (1 MiB, or
+    its largest member). Of a pool, the newest generation at each `iter()`, waited for up to `timeout_s` while
+    it is empty. Errors: NotFound, TarError, GroupingError, CodecError, PoolStarved, TooManyBadSamples.
+    """
+
+    def rows() -> Iterator[Sample]:
+        feed = find_feed(source, None, None, on_error, timeout_s)
+        return feed.rows(on_error, copy=decode is False)
+
+    return Prepared(rows, preparer(fields, decode), on_error)
+
+
+def find_feed(
+    source: Source, follow: str | None, cache_dir: str | None, on_error: OnError, timeout_s: float
+) -> Feed:
+    """Find out what a source is: a pool, shards, or samples. Looks at the store. NotFound, UsageError."""
+    if _holds_samples(source):
+        return feed_of_rows(cast("Iterable[Sample]", source))
+    found = resolve(cast("Shards", source))
+    if found.pool is None:
+        return feed_of_shards(found.urls, cache_dir, on_error)
+    reader = Follower(found.pool, found.generation, follow=follow is not None, timeout_s=timeout_s)
+    return PoolFeed(reader, cache_dir)
+
+
+def _holds_samples(source: Source) -> bool:
+    if isinstance(source, list | tuple):
+        return bool(source) and isinstance(source[0], dict)
+    return not isinstance(source, str | os.PathLike | Pool)
+
+
+class Loader:
+    """Iterate over batches for training: shuffled, resumable, each sample once an epoch over all ranks.
+
+    Each `iter()` gives the next epoch, the first being 0, and ends the one before it; after
+    `load_state_dict` it gives the rest of what was saved. The order depends on data, seed, epoch, batch_size,
+    shuffle and the world size the job began with, on nothing else. Nothing is opened before the first use.
+
+    Args:
+        source: a pool (`POOL`, `POOL@n`), a shard list, a folder of shards, or an iterable of samples.
+        fields: `"jpg;png cls"` gives tuples in that order; None dicts with `__key__` and `__url__`.
+        batch_size: samples in a batch of one rank; None gives single samples.
+        shuffle: samples held to be mixed (each rank, undecoded); 0 keeps the order of the shards.
+        decode: False for bytes; "rgb8", "rgb", "gray", "pil" … say how images are decoded.
+        transform: called with each sample; a parameter named `rng` gets a numpy Generator of its own that
+            depends on seed, epoch and the sample's place only.
+        batch_transform: called with each batch, or a list with a callable (or None) for each field.
+        collate_fn: makes a batch from a list of samples. Without it, arrays of one shape and dtype are
+            stacked on axis 0, ints become an int64 array, all else a list.
+        epochs: chains so many epochs in one `iter()`.
+        batches: an `iter()` is exactly so many batches of this rank, running on over the ends of epochs.
+        drop_last: drops the last, unequal step; else its samples are divided over the ranks.
+        rank, world_size: both or neither; default: torch.distributed, else the launcher's variables.
+        on_error: "skip" counts bad samples and leaves their batch shorter; 100 in a row are an error.
+        follow: on a pool, "epoch" takes the newest generation at each epoch, None stays with the first.
+        cache_dir: where indexes made by scanning local shards are kept.
+        timeout_s: how long an empty pool is waited for.
+
+    Holds the window of each of its lanes and what is read ahead: `stats()["announced_bytes"]`. Blocks for the
+    store; says so when that takes long. Use it as a context manager, or call `close()`.
+
+    Errors: NotFound, PoolStarved, CursorMismatch, LostLease, TarError, CodecError, TooManyBadSamples, …;
+    what a transform raises passes through.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        fields: Fields = None,
+        *,
+        batch_size: int | None = None,
+        shuffle: int = 0,
+        decode: bool | str = True,
+        transform: Callable[..., Any] | None = None,
+        batch_transform: BatchTransform = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        seed: int = 0,
+        epochs: int | None = None,
+        batches: int | None = None,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        on_error: OnError = "raise",
+        follow: str | None = "epoch",
+        cache_dir: str | None = None,
+        timeout_s: float = 600,
+    ) -> None:
+        _check_counts(batch_size=batch_size, epochs=epochs, batches=batches)
+        if epochs is not None and batches is not None:
+            raise UsageError("epochs= and batches= both say when an iter() ends: give one of them")
+        if batch_size is None and (batch_transform is not None or collate_fn is not None):
+            raise UsageError("batch_transform= and collate_fn= need a batch_size=")
+        if isinstance(shuffle, bool) or shuffle < 0:
+            raise UsageError(f"shuffle={shuffle!r}: give the number of samples to hold, such as 1000, or 0")
+        if follow not in ("epoch", None):
+            raise UsageError(f'follow={follow!r}: say "epoch", or None to stay with one generation')
+        if rank is not None or world_size is not None:
+            detect_place(rank, world_size)
+        self._epochs = epochs or 1
+        self._batches = batches
+        self._batch_size = batch_size
+        self._batch_transform = batch_transform
+        self._collate_fn = collate_fn
+        self._collate: Callable[[list[Any]], Any] | None = None
+        self._finish = Finisher(preparer(fields, decode), on_error, transform=transform, seed=seed)
+        self._course = Course(
+            lambda: find_feed(source, follow, cache_dir, on_error, timeout_s),
+            self._make,
+            batch=batch_size or 1,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            skip=skips(on_error),
+            rank=rank,
+            world_size=world_size,
+        )
+        self._goes_on = True  # the next iter() continues where the course stands
+        self._taken = 0  # of the `batches` of the iter() under way
+        self._turn: object = None  # stands for the one iterator in use
+        self._closed = False
+        self._counts = {"samples": 0, "batches": 0, "epochs": 0}
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._iterate(None)
+
+    def epochs(self, count: int | None = None) -> Iterator[Any]:
+        """Chain the next `count` epochs, without end if None; one that is taken up again counts too."""
+        return self._iterate(math.inf if count is None else count)
+
+    def __len__(self) -> int:
+        """Count the batches of this rank in an `iter()`: the one under way, else the next.
+
+        Opens the data, and waits for a pool's first samples. TypeError where only streaming would tell.
+        """
+        if self._batches is not None:
+            return self._batches - (self._taken if self._goes_on else 0)
+        steps = self._course.steps(self._chain_end() - self._course.at.epoch, anew=not self._goes_on)
+        if steps is None:
+            raise TypeError(
+                "these shards can only be streamed, so their number of batches is not known: add "
+                "indexes beside them, or say batches="
+            )
+        return steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the resume point behind the batch given last: small, JSON, the same on every rank. No I/O."""
+        return replace(self._course.at, taken=self._taken).as_json()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next `iter()` give exactly what the saved one had left, with any world size.
+
+        CursorMismatch if seed, batch_size or shuffle differ, or, at that `iter()`, the data.
+        """
+        cursor = parse_cursor(state)
+        self._course.restore(cursor)
+        self._turn, self._goes_on, self._taken = None, True, cursor.taken
+
+    def stats(self) -> dict[str, Any]:
+        """Give what this rank was given so far; `waited_s`: for storage or a pool; bytes held at most."""
+        course = self._course
+        return {
+            **self._counts,
+            "epoch": course.at.epoch,
+            "generation": course.at.generation,
+            "skipped": self._finish.skipped.faults,
+            "padded": course.padded,
+            "waited_s": course.waited_s,
+            "announced_bytes": course.epoch.announced_bytes() if course.epoch else None,
+        }
+
+    def close(self) -> None:
+        """End reading and let go of all files and threads. Blocks for the read under way."""
+        self._turn, self._closed = None, True
+        self._course.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _iterate(self, epochs: float | None) -> Iterator[Any]:
+        turn = self._begin()
+        batches = self._batches if epochs is None else None
+        end = self._chain_end() if epochs is None else self._course.at.epoch + epochs
+        done = False
+        try:
+            while self._course.at.epoch < end if batches is None else self._taken < batches:
+                step = self._course.step()
+                if step is None:
+                    self._count_epoch(endless=batches is not None or end == math.inf)
+                elif step[0]:
+                    self._count_batch(step[0], batches is not None)
+                    yield step[1]
+                    if turn is not self._turn:
+                        raise UsageError(
+                            "this loader was closed or begun again while this iterator was in use"
+                        )
+            done = True
+        finally:
+            if turn is self._turn:
+                self._end(done)
+
+    def _begin(self) -> object:
+        if self._closed:
+            raise UsageError("this loader is closed: make a new one")
+        if not self._goes_on:
+            self._course.stop()
+            if self._batches is None and self._course.at.next_batch:
+                self._course.skip_to_next()
+            self._taken = 0
+            self._goes_on = True  # until a batch is given: after an error the next iter() tries again
+        if self._collate is None and self._batch_size is not None:
+            from wlshard.stream.collate import collator  # brings numpy, which samples() can do without
+
+            self._collate = collator(self._collate_fn, self._batch_transform)
+        self._turn = object()
+        return self._turn
+
+    def _end(self, done: bool) -> None:
+        if done:
+            self._goes_on, self._taken = True, 0
+        else:
+            self._course.stop()
+        self._course.flush()
+
+    def _chain_end(self) -> int:
+        return (self._course.at.epoch // self._epochs + 1) * self._epochs
+
+    def _make(self, placed: list[Placed], epoch: int) -> tuple[int, Any]:
+        samples = self._finish(placed, epoch)
+        if not samples:
+            return 0, None
+        return len(samples), samples[0] if self._collate is None else self._collate(samples)
+
+    def _count_batch(self, samples: int, by_count: bool) -> None:
+        self._goes_on = False
+        self._taken += by_count
+        self._counts["samples"] += samples
+        self._counts["batches"] += 1
+
+    def _count_epoch(self, endless: bool) -> None:
+        self._counts["epochs"] += 1
+        if self._course.empty > 1 and endless:
+            raise UsageError(
+                "epochs without a batch: batch_size × world_size is more than there is and drop_last=True"
+            )
+        self._course.flush()
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and (isinstance(count, bool) or count < 1):
+            raise UsageError(f"{name}={count!r}: give a number of 1 or more, or None")

@@ -1,0 +1,100 @@
+"""A reader's side of a pool: wait for samples, choose the generation of an epoch, note what was served."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+
+from wlshard import clock, seeds
+from wlshard.errors import PoolStarved, StoreUnavailable
+from wlshard.pool.manifest import Manifest
+from wlshard.pool.pool import Pool
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05  # a commit is seen so much later at most; a look costs one failed open
+REMOTE_POLL_S = 0.5
+TELL_S = 10.0
+NOTE_S = 1.0
+
+
+class Follower:
+    """One reader of a pool. `named`: the one generation it is to read; `follow=False`: the first it chose.
+
+    What is served is noted in the pool at most once a second, and at `flush()`.
+    """
+
+    def __init__(self, pool: Pool, named: int | None, *, follow: bool, timeout_s: float) -> None:
+        self.pool = pool
+        self.moves = named is None and follow
+        self.reader = f"{_host()}-{os.getpid()}-{seeds.fresh_seed():016x}"
+        self._named = named
+        self._timeout_s = timeout_s
+        self._note = (-1, 0, 0.0)  # generation, served, waited_s
+        self._noted = True
+        self._noted_at = clock.monotonic()
+
+    def choose(self, generation: int | None = None) -> Manifest:
+        """Give this generation, or the one named, or else the newest, waited for while it is empty.
+
+        Errors: NotFound for a generation or a pool that is not there; PoolStarved.
+        """
+        number = self._named if generation is None else generation
+        return wait_for_samples(self.pool, self._timeout_s) if number is None else self.pool.manifest(number)
+
+    def urls(self, manifest: Manifest) -> list[str]:
+        """List the URLs of a generation's shards."""
+        return [self.pool.shard_url(shard.name) for shard in manifest.shards]
+
+    def served(self, generation: int, samples: int, waited_s: float) -> None:
+        """Count samples given to the consumer, and the seconds that it waited for them."""
+        of, served, waited = self._note
+        if of != generation:
+            self.flush()
+            of, served, waited = generation, 0, 0.0
+        self._note, self._noted = (of, served + samples, waited + waited_s), False
+        if clock.monotonic() - self._noted_at >= NOTE_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Note in the pool what is not noted yet. A store that is full or away is told, not raised."""
+        if self._noted:
+            return
+        try:
+            self.pool.record_served(self.reader, *self._note)
+        except StoreUnavailable as error:
+            log.warning("what is served is not counted for now: %s", error)
+        self._noted, self._noted_at = True, clock.monotonic()
+
+
+def wait_for_samples(pool: Pool, timeout_s: float) -> Manifest:
+    """Give the newest generation as soon as it holds a sample.
+
+    Blocks up to `timeout_s`, saying so at once and then with growing gaps. Errors: NotFound, without waiting,
+    where there is no pool; PoolStarved.
+    """
+    began, tell = clock.monotonic(), 0.0
+    poll_s = POLL_S if pool.store.can.local or pool.url.startswith("memory:") else REMOTE_POLL_S
+    while True:
+        manifest = pool.newest()
+        if manifest is not None and manifest.samples:
+            return manifest
+        waited = clock.monotonic() - began
+        if waited >= timeout_s:
+            raise PoolStarved(
+                f"no samples in the read pool after {waited:.0f} s: run a generator (wl-gen) and promote "
+                "what it seals (wl-rotate), or raise timeout_s",
+                url=pool.url,
+            )
+        if waited >= tell:
+            log.warning(
+                "waiting for samples in pool %s for %.0f s (at most %.0f s)", pool.url, waited, timeout_s
+            )
+            tell = max(TELL_S, 2 * waited)
+        clock.sleep(min(poll_s, timeout_s - waited))
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or "host"

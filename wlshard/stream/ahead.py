@@ -1,0 +1,111 @@
+"""Read-ahead: a thread that pulls items from an iterator while the consumer works on earlier ones."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, Self, TypeVar
+
+from wlshard import clock
+from wlshard.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+TELL_S = 30.0  # a consumer that has waited this long says so, then at twice, four times, … that
+
+
+class ReadAhead(Generic[T]):
+    """Iterate over `source` in a thread of its own, holding at most about `limit` samples unreleased.
+
+    The thread starts at the first `next()`; it stops to read while `limit` samples (by `weigh`) are held
+    that the consumer has not `release`d, unless the consumer waits for it. An error of the source is raised
+    by the `next()` that meets it, with the thread's traceback. `close()` ends and joins the thread; it may
+    block until the read under way returns. `waited_s`: seconds that the consumer spent waiting.
+    """
+
+    def __init__(self, source: Iterator[T], weigh: Callable[[T], int], limit: int) -> None:
+        self.waited_s = 0.0
+        self._source = source
+        self._weigh = weigh
+        self._limit = limit
+        self._held = 0
+        self._ready: deque[T] = deque()
+        self._state = threading.Condition()
+        self._hungry = False  # the consumer waits
+        self._closed = False
+        self._ended = False
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        if not self._ready:
+            self._wait()
+        if self._ready:
+            return self._ready.popleft()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        raise StopIteration
+
+    def release(self, samples: int) -> None:
+        """Tell that the consumer holds so many samples less."""
+        with self._state:
+            before, self._held = self._held, self._held - samples
+            if before >= self._limit > self._held:
+                self._state.notify_all()
+
+    def close(self) -> None:
+        with self._state:
+            self._closed = True
+            self._state.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._ready.clear()
+
+    def _wait(self) -> None:
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._read, name="wlshard read-ahead", daemon=True)
+            self._thread.start()
+        began, tell = clock.monotonic(), TELL_S
+        with self._state:
+            self._hungry = True
+            self._state.notify_all()
+            while not (self._ready or self._ended or self._closed):
+                if not self._state.wait(tell):
+                    log.warning("waiting for the store for %.0f s", clock.monotonic() - began)
+                    tell *= 2
+            self._hungry = False
+            if self._closed:
+                raise UsageError("this loader was closed, or begun again, while an iterator of it was in use")
+        self.waited_s += clock.monotonic() - began
+
+    def _read(self) -> None:
+        error: BaseException | None = None
+        try:
+            while self._may_read():
+                item = next(self._source)
+                with self._state:
+                    self._held += self._weigh(item)
+                    self._ready.append(item)
+                    if self._hungry:
+                        self._state.notify_all()
+        except StopIteration:
+            pass
+        except BaseException as caught:  # noqa: BLE001  # handed to the consumer, who raises it
+            error = caught
+        finally:
+            with self._state:
+                self._error, self._ended = error, True
+                self._state.notify_all()
+
+    def _may_read(self) -> bool:
+        with self._state:
+            while self._held >= self._limit and not self._closed and not (self._hungry and not self._ready):
+                self._state.wait()
+            return not self._closed

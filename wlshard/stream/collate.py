@@ -1,0 +1,93 @@
+"""From a list of samples to a batch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from wlshard.errors import GroupingError, UsageError
+from wlshard.sample import KEY, URL
+
+Collate: TypeAlias = Callable[[list[Any]], Any]
+BatchTransform: TypeAlias = Callable[[Any], Any] | Sequence[Callable[[Any], Any] | None] | None
+
+
+def collate(samples: list[Any]) -> Any:
+    """Make a batch: of tuples a tuple of columns, of dicts a dict of columns, else one column.
+
+    A column is one array, stacked (copied) on axis 0, where shapes and dtypes agree; of ints int64, of
+    floats float64, of bools bool; a torch tensor if it was of tensors. All else is a list: nothing is cast.
+    """
+    first = samples[0]
+    if isinstance(first, dict):
+        return {name: column([sample[name] for sample in samples]) for name in _names(samples)}
+    if isinstance(first, tuple):
+        if len({len(sample) for sample in samples}) > 1:
+            raise GroupingError("tuples of different lengths in a batch: give fields= or collate_fn=")
+        return tuple(column(list(values)) for values in zip(*samples, strict=True))
+    return column(samples)
+
+
+def column(values: list[Any]) -> Any:
+    """Stack one field's values if nothing is lost by it."""
+    kinds = {type(value) for value in values}
+    if len(kinds) > 1:
+        return values
+    kind = kinds.pop()
+    if kind is np.ndarray or issubclass(kind, np.generic):
+        alike = len({(value.shape, value.dtype) for value in values}) == 1
+        return np.stack(values) if alike and not values[0].dtype.hasobject else values
+    if kind is int:
+        fits = all(-(2**63) <= value < 2**63 for value in values)
+        return np.array(values, dtype=np.int64) if fits else values
+    if kind in (float, bool):
+        return np.array(values)
+    torch = sys.modules.get("torch")  # never imported here: who has tensors has imported it
+    if torch is not None and issubclass(kind, torch.Tensor):
+        return torch.stack(values) if len({(v.shape, v.dtype) for v in values}) == 1 else values
+    return values
+
+
+def collator(make: Collate | None, after: BatchTransform) -> Collate:
+    """Give the function from a list of samples to a batch: `make`, or `collate`, and then `after`.
+
+    `after` is a callable for the batch, or a list of them (or None), one for each column.
+    """
+    first = make or collate
+    if after is None:
+        return first
+    last = after if callable(after) else _by_column(list(after))
+    return lambda samples: last(first(samples))
+
+
+def _by_column(steps: list[Callable[[Any], Any] | None]) -> Callable[[Any], Any]:
+    def apply(batch: Any) -> Any:
+        if not isinstance(batch, tuple) or len(batch) != len(steps):
+            found = f"a tuple of {len(batch)}" if isinstance(batch, tuple) else type(batch).__name__
+            raise UsageError(
+                f"batch_transform is a list of {len(steps)}, one for each field of a tuple; the batch is "
+                f"{found}: name that many fields, or give one callable for the whole batch"
+            )
+        return tuple(
+            values if step is None else step(values) for values, step in zip(batch, steps, strict=True)
+        )
+
+    return apply
+
+
+def _names(samples: list[Any]) -> list[str]:
+    names = list(samples[0])
+    known = set(names)
+    for sample in samples:
+        if set(sample) != known:
+            odd = sorted(set(sample) ^ known)
+            raise GroupingError(
+                f"samples of a batch differ in field(s) {', '.join(odd)}: name the fields that all have with "
+                "fields=, or give collate_fn=",
+                key=sample.get(KEY),
+                url=sample.get(URL),
+            )
+    return names

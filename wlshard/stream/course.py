@@ -1,0 +1,213 @@
+"""The way of one rank through its epochs: where it stands, what comes next, and how to take it up again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from math import gcd
+from typing import Any
+
+from wlshard import clock
+from wlshard.errors import CursorMismatch, NotFound
+from wlshard.place import Place, detect_place
+from wlshard.stream.cursor import Cursor
+from wlshard.stream.data import Data
+from wlshard.stream.epoch import Epoch, Plan, share_of
+from wlshard.stream.feed import Feed
+from wlshard.stream.order import shape_of
+from wlshard.stream.window import Placed
+
+log = logging.getLogger(__name__)
+
+
+class Course:
+    """Steps of this rank, epoch after epoch. `epoch` is the one under way, None between them.
+
+    `find_feed` is called at first use and may look at the store. `finish` makes of the samples read in a
+    step, and the epoch's number, what the consumer gets. `padded` and `waited_s` (for storage, for a pool's
+    first samples) count from the beginning; `empty` the epochs in a row that had no step.
+    """
+
+    def __init__(
+        self,
+        find_feed: Callable[[], Feed],
+        finish: Callable[[list[Placed], int], Any],
+        *,
+        batch: int,
+        shuffle: int,
+        seed: int,
+        drop_last: bool,
+        skip: bool,
+        rank: int | None,
+        world_size: int | None,
+    ) -> None:
+        self.epoch: Epoch | None = None
+        self._at = Cursor(None, None, seed, 0, batch, None, None, None, 0, 0)
+        self.empty = 0
+        self._find_feed = find_feed
+        self._feed: Feed | None = None
+        self._finish = finish
+        self._shuffle = shuffle
+        self._drop_last = drop_last
+        self._skip = skip
+        self._rank = rank
+        self._world_size = world_size
+        self._place: Place | None = None
+        self._told = False
+        self._padded = 0
+        self._waited_s = self._noted_s = 0.0
+
+    @property
+    def at(self) -> Cursor:
+        """The resume point: what follows the steps given so far."""
+        return self._at if self.epoch is None else replace(self._at, next_batch=self.epoch.next_batch)
+
+    @property
+    def feed(self) -> Feed:
+        """Give what the data comes from. Looks at the store the first time."""
+        if self._feed is None:
+            self._feed = self._find_feed()
+        return self._feed
+
+    @property
+    def padded(self) -> int:
+        return self._padded + (self.epoch.padded if self.epoch else 0)
+
+    @property
+    def waited_s(self) -> float:
+        return self._waited_s + (self.epoch.waited_s if self.epoch else 0.0)
+
+    def restore(self, cursor: Cursor) -> None:
+        """Stand at a saved point. Errors: CursorMismatch, here or, once the data is seen, at `begin`."""
+        cursor.check(seed=self._at.seed, batch_size=self._at.batch_size)
+        self.stop()
+        self._at = cursor
+
+    def step(self) -> Any | None:
+        """Give what `finish` makes of this rank's next step; None where an epoch ends: the next one follows.
+
+        After an error the course stands before the step that met it.
+        """
+        if self.epoch is None:
+            self.epoch = self._begin()
+        try:
+            found = next(self.epoch, None)
+            if found is not None:
+                done = self._finish(found, self._at.epoch)
+                self.epoch.advance(len(found))
+                self.feed.served(len(found), self.waited_s - self._noted_s)
+                self._noted_s = self.waited_s
+                return done
+        except BaseException:
+            self.stop()
+            raise
+        self.empty = 0 if self.epoch.next_batch else self.empty + 1
+        self.skip_to_next()
+        return None
+
+    def skip_to_next(self) -> None:
+        """Stand at the beginning of the epoch after this one."""
+        self.stop()
+        self._at = replace(self._at, epoch=self._at.epoch + 1, next_batch=0)
+        if self.feed.moves:
+            self._at = replace(self._at, generation=None, digest=None)
+
+    def stop(self) -> None:
+        """End reading; the point reached stays."""
+        epoch, at = self.epoch, self.at
+        self.epoch, self._at = None, at
+        if epoch is not None:
+            epoch.close()
+            self._padded += epoch.padded
+            self._waited_s += epoch.waited_s
+
+    def flush(self) -> None:
+        """Pass on to a pool what was served."""
+        if self._feed is not None:
+            self._feed.flush()
+
+    def close(self) -> None:
+        """End reading and let go of the data."""
+        self.stop()
+        self.flush()
+        if self._feed is not None:
+            self._feed.close()
+
+    def steps(self, epochs: int, anew: bool) -> int | None:
+        """Count this rank's steps over `epochs` epochs, from where this one began or the next begins.
+
+        `anew`: that is at its first batch. None where only streaming would tell. Opens the data, may wait.
+        """
+        data, plan = (self.epoch.data, self.epoch.plan) if self.epoch is not None else self._plan()
+        if anew and self.epoch is None:
+            plan = replace(plan, start=0)
+        if data.samples is None:
+            return None
+        further = share_of(data.samples, replace(plan, start=0)).steps
+        return share_of(data.samples, plan).steps + (epochs - 1) * further
+
+    def _plan(self) -> tuple[Data, Plan]:
+        data, place = self._data(), self._found_place()
+        wanted = shape_of(self._at.batch_size, self._shuffle, place.world, data.seekable)
+        return data, Plan(
+            shape=self._at.shape(wanted, lanes_free=data.seekable),
+            seed=self._at.seed,
+            epoch=self._at.epoch,
+            start=self._at.next_batch,
+            rank=place.rank,
+            world=place.world,
+            drop_last=self._drop_last,
+            skip=self._skip,
+        )
+
+    def _begin(self) -> Epoch:
+        data, plan = self._plan()
+        shape = plan.shape
+        if not self._told and plan.world > 1:
+            self._told = True
+            say_reading(shape.lanes if data.seekable else 1, plan.world)
+        self._at = replace(
+            self._at,
+            generation=data.generation,
+            digest=data.digest,
+            lanes=shape.lanes,
+            window=shape.window,
+            strips=shape.strips,
+        )
+        return Epoch(data, plan)
+
+    def _data(self) -> Data:
+        began = clock.monotonic()
+        try:
+            data = self.feed.data(self._at.generation)
+        except NotFound as error:
+            if self._at.generation is None:
+                raise
+            raise CursorMismatch(
+                f"the cursor stands in generation {self._at.generation}, which is gone ({error.message}): "
+                "begin anew without load_state_dict, and keep more generations (wl-rotate --keep)",
+                url=error.url,
+            ) from error
+        self._waited_s += clock.monotonic() - began
+        self._at.check(generation=data.generation, digest=data.digest)
+        return data
+
+    def _found_place(self) -> Place:
+        if self._place is None:
+            self._place = detect_place(self._rank, self._world_size)
+        return self._place
+
+
+def say_reading(lanes: int, world: int) -> None:
+    """Tell what it costs when the lanes cannot be divided among the ranks."""
+    if lanes == 1:
+        log.warning("these shards can only be streamed: each of the %d ranks reads all of them", world)
+    elif lanes % world:
+        good = [str(count) for count in range(1, lanes + 1) if lanes % count == 0]
+        log.warning(
+            "%d ranks read each of the order's %d lanes; with a world size that divides them, one does: %s",
+            world // gcd(world, lanes),
+            lanes,
+            ", ".join(good),
+        )

@@ -1,0 +1,203 @@
+"""What an epoch reads: shards with their counts, or a plain iterable of samples that stands for one shard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Protocol
+
+from wlshard.errors import LostLease, NotFound, UsageError
+from wlshard.sample import KEY, URL, Sample
+from wlshard.shards.access import ShardAccess
+from wlshard.shards.reader import OnError
+from wlshard.shards.tally import Tally
+from wlshard.store.connect import locate
+
+# A rank reads 12 · 16 strips, each within one shard or at the edge of two.
+OPEN_SHARDS = 2 * 12 * 16
+
+
+class Shard(Protocol):
+    """One shard, open: `samples` is None when it can only be streamed to know."""
+
+    @property
+    def samples(self) -> int | None: ...
+
+    @property
+    def seekable(self) -> bool: ...
+
+    def read(self, first: int, count: int) -> list[Sample]: ...
+
+    def stream(self, first: int = 0) -> Iterator[Sample]: ...
+
+    def close(self) -> None: ...
+
+
+class PoolShard(Protocol):
+    """What a manifest says of a shard."""
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def samples(self) -> int: ...
+
+
+class Generation(Protocol):
+    """What a pool says of a generation: its manifest."""
+
+    @property
+    def generation(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def shards(self) -> Sequence[PoolShard]: ...
+
+
+class Rows:
+    """Samples that the user holds, as a shard. A list is read at random, anything else streams."""
+
+    def __init__(self, rows: Iterable[Sample]) -> None:
+        if not isinstance(rows, Iterable):
+            raise UsageError(f"a source is a pool, shards, a folder or an iterable of samples, not {rows!r}")
+        self._rows = rows
+        self._spent = False
+        self.seekable = isinstance(rows, Sequence)
+        self.samples = len(rows) if isinstance(rows, Sequence) else None
+
+    def read(self, first: int, count: int) -> list[Sample]:
+        assert isinstance(self._rows, Sequence)
+        return [_named(row, first + i) for i, row in enumerate(self._rows[first : first + count])]
+
+    def stream(self, first: int = 0) -> Iterator[Sample]:
+        if self._spent:
+            raise UsageError(
+                "these samples come from an iterator that can be read once: give a list, or an object whose "
+                "__iter__ starts again, to have another epoch"
+            )
+        rows = iter(self._rows)
+        self._spent = rows is self._rows
+        for number, row in enumerate(islice(rows, first, None), first):
+            yield _named(row, number)
+
+    def close(self) -> None:
+        """Do nothing: the rows are the user's."""
+
+
+def _named(row: Sample, number: int) -> Sample:
+    if not isinstance(row, dict):
+        raise UsageError(f"an iterable source must give samples (dicts of fields), not {type(row).__name__}")
+    return row if KEY in row and URL in row else {KEY: f"{number:09d}", URL: "", **row}
+
+
+class Data:
+    """An ordered set of shards and what is known of it; shards are opened as they are read.
+
+    `samples` and `counts` are None where a shard must be streamed to be counted. `digest` changes with the
+    names (last part of the URL), sizes and counts of the shards. Holds the indexes of 384 shards at most.
+    """
+
+    def __init__(
+        self, names: Sequence[str], opener: Callable[[str], Shard], generation: int | None = None
+    ) -> None:
+        self.names = names
+        self.generation = generation
+        self.counts: Sequence[int] | None = None
+        self.samples: int | None = None
+        self.seekable = False
+        self.digest = ""
+        self.sample_bytes: float | None = None  # mean, as stored
+        self.skipped = Tally()
+        self._opener = opener
+        self._open: OrderedDict[int, Shard] = OrderedDict()
+
+    def count(self, counts: Sequence[int | None], size_bytes: int | None) -> None:
+        """Take the samples of each shard and the bytes of all."""
+        known = [count for count in counts if count is not None]
+        if len(known) == len(counts):
+            self.counts, self.samples = known, sum(known)
+            if size_bytes and self.samples:
+                self.sample_bytes = size_bytes / self.samples
+
+    def shard(self, number: int) -> Shard:
+        """Give a shard, opened at first use; the one used longest ago is closed to make room."""
+        shard = self._open.pop(number, None)
+        if shard is None:
+            shard = self._opener(self.names[number])
+            while len(self._open) >= OPEN_SHARDS:
+                self._open.popitem(last=False)[1].close()
+        self._open[number] = shard
+        return shard
+
+    def gone(self, error: NotFound) -> NotFound | LostLease:
+        """Say what a missing shard means: in a pool, that the generation was retired while being read."""
+        if self.generation is None:
+            return error
+        return LostLease(
+            f"generation {self.generation} was retired while it was being read ({error.message}): begin a "
+            "new epoch, or keep more generations (wl-rotate --keep)",
+            url=error.url,
+        )
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def data_of_rows(rows: Iterable[Sample]) -> Data:
+    """Take samples that the user holds. A list has a length and can be shuffled as a whole."""
+    shard = Rows(rows)
+    data = Data([""], lambda _: shard)
+    data.count([shard.samples], None)
+    data.seekable = shard.seekable
+    data.digest = digest_of([("", None, shard.samples)])
+    return data
+
+
+def data_of_shards(urls: Sequence[str], cache_dir: str | None, on_error: OnError) -> Data:
+    """Look at each shard of a list: its index or, locally, one scan gives the count; its store the size.
+
+    One of them that cannot be read at random (compressed, or remote without an index, or `-`) makes the
+    whole list a stream. Blocks for a stat and an index a shard. Errors: NotFound, TarError.
+    """
+    skipped = Tally()
+    data = Data(urls, lambda url: ShardAccess(url, cache_dir, on_error=on_error, tally=skipped))
+    data.skipped = skipped
+    sizes = [_size_of(url) for url in urls]
+    counts = []
+    seekable = bool(urls)
+    for number in range(len(urls)):
+        shard = data.shard(number)
+        counts.append(shard.samples)
+        seekable = seekable and shard.seekable
+    data.count(counts, sum(size or 0 for size in sizes))
+    data.seekable = seekable
+    names = [url.rpartition("/")[2] for url in urls]
+    data.digest = digest_of(list(zip(names, sizes, counts, strict=True)))
+    return data
+
+
+def data_of_generation(manifest: Generation, urls: Sequence[str], cache_dir: str | None) -> Data:
+    """Take a generation of a pool: its manifest knows all, no shard is opened now."""
+    data = Data(urls, lambda url: ShardAccess(url, cache_dir), manifest.generation)
+    data.count([shard.samples for shard in manifest.shards], sum(shard.bytes for shard in manifest.shards))
+    data.seekable = True
+    data.digest = manifest.digest
+    return data
+
+
+def digest_of(shards: Sequence[tuple[str, int | None, int | None]]) -> str:
+    """Give 32 hex digits that stand for these names, sizes and counts, in this order."""
+    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:32]
+
+
+def _size_of(url: str) -> int | None:
+    if url == "-":
+        return None
+    store, name = locate(url)
+    return store.stat(name).bytes

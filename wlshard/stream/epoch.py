@@ -1,0 +1,154 @@
+"""One epoch on one rank: samples, as read, step by step, from a global batch on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Self
+
+from wlshard.stream.ahead import ReadAhead
+from wlshard.stream.data import Data
+from wlshard.stream.order import Line, Order, Shape, shard_order
+from wlshard.stream.share import Share
+from wlshard.stream.window import (
+    READ_BYTES,
+    Placed,
+    Read,
+    Sequential,
+    Strips,
+    Window,
+    dealt,
+    shuffled,
+    steps_of,
+    windows,
+)
+
+DEPTH = 2  # windows read ahead, beyond the one that each lane holds
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that decides which samples an epoch gives to this rank, and in which order."""
+
+    shape: Shape
+    seed: int
+    epoch: int
+    start: int  # the first global batch
+    rank: int
+    world: int
+    drop_last: bool
+    skip: bool  # bad samples take their place in the order as errors, instead of ending the epoch
+
+
+class Epoch:
+    """Iterate over the steps of an epoch; reads ahead in a thread, which `close()` ends.
+
+    `next_batch` is the global batch that follows the steps given so far, `padded` the repeated samples
+    among them. `steps` is None where the data must be streamed to be counted.
+    """
+
+    def __init__(self, data: Data, plan: Plan) -> None:
+        self.data = data
+        self.plan = plan
+        self.next_batch = plan.start
+        self.padded = 0
+        self._padded = 0
+        self.steps: int | None = None
+        self.held_samples = 0
+        self._ahead: ReadAhead[Any]
+        self._steps = self._streamed() if data.counts is None else self._counted(data.counts)
+
+    @property
+    def waited_s(self) -> float:
+        return self._ahead.waited_s
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> list[Placed]:
+        found, self._padded = next(self._steps)
+        return found
+
+    def advance(self, samples: int) -> None:
+        """Count the step as given; its `samples` are no longer held."""
+        self._ahead.release(samples)
+        self.next_batch += self.plan.world
+        self.padded += self._padded
+
+    def announced_bytes(self) -> int | None:
+        """Give the bytes of undecoded samples that are held at most; None where sizes are not known."""
+        if self.data.sample_bytes is None:
+            return None
+        blocks = 0
+        if self.data.seekable and self.data.counts is not None:
+            shape = self.plan.shape
+            blocks = -(-(shape.lanes or 1) // self.plan.world) * (shape.strips or 1) * 2 * READ_BYTES
+        return int(self.held_samples * self.data.sample_bytes) + blocks
+
+    def close(self) -> None:
+        self._ahead.close()
+
+    def _counted(self, counts: Sequence[int]) -> Iterator[tuple[list[Placed], int]]:
+        plan, data = self.plan, self.data
+        line = Line(shard_order(len(counts), plan.shape, plan.seed, plan.epoch), counts)
+        order = Order(line.samples, plan.shape, plan.seed, plan.epoch, self._grain())
+        share = share_of(line.samples, plan)
+        self.steps = share.steps
+        read: Read
+        if data.seekable:
+            alone = order.lanes % plan.world == 0
+            read = Strips(data, order, line, skip=plan.skip, ahead=alone).read
+        else:
+            read = Sequential(data, line, skip=plan.skip).read
+        limit = (-(-order.lanes // plan.world) + DEPTH) * order.window
+        self.held_samples = limit + order.window
+        self._ahead = ReadAhead(windows(order, share, read), Window.samples, limit)
+        return self._padding_last(steps_of(share, self._ahead), share)
+
+    def _padding_last(
+        self, steps: Iterator[list[Placed]], share: Share
+    ) -> Iterator[tuple[list[Placed], int]]:
+        for number, found in enumerate(steps, 1):
+            yield found, share.padded if number == share.steps else 0
+
+    def _streamed(self) -> Iterator[tuple[list[Placed], int]]:
+        plan = self.plan
+        rows = shuffled(stream(self.data, plan), plan.shape, plan.seed, plan.epoch)
+        rest = islice(rows, plan.start * plan.shape.batch, None)
+        steps = dealt(rest, plan.shape.batch, plan.rank, plan.world, plan.drop_last)
+        limit = plan.shape.window // plan.world + DEPTH * plan.shape.batch
+        self.held_samples = plan.shape.window + plan.shape.batch * plan.world + limit
+        self._ahead = ReadAhead(steps, _first_len, limit)
+        return iter(self._ahead)
+
+    def _grain(self) -> int:
+        size = self.data.sample_bytes
+        if self.data.seekable and self.plan.world > 1:
+            return 1  # what lies between this rank's batches is not read
+        return max(1, int(READ_BYTES / size) // self.plan.shape.batch) if size else 1
+
+
+def share_of(samples: int, plan: Plan) -> Share:
+    """Give this rank's part of an epoch of so many samples."""
+    return Share(
+        samples,
+        plan.shape.batch,
+        start=plan.start,
+        rank=plan.rank,
+        world=plan.world,
+        drop_last=plan.drop_last,
+    )
+
+
+def stream(data: Data, plan: Plan) -> Iterator[Placed]:
+    """Stream the shards of an epoch's line, with each sample's place in it."""
+    place = 0
+    for number in shard_order(len(data.names), plan.shape, plan.seed, plan.epoch):
+        for row in data.shard(number).stream():
+            yield place, row
+            place += 1
+
+
+def _first_len(item: tuple[list[Placed], int]) -> int:
+    return len(item[0])

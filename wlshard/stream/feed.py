@@ -1,0 +1,127 @@
+"""Where an epoch's data comes from: a pool whose generations follow each other, or data that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from wlshard.sample import Sample
+from wlshard.shards.reader import OnError, read_samples
+from wlshard.stream.data import Data, Rows, data_of_generation, data_of_rows, data_of_shards
+
+
+class Feed(Protocol):
+    """Give the data of each epoch. `moves`: the next epoch may have another generation."""
+
+    moves: bool
+
+    def data(self, generation: int | None = None) -> Data:
+        """Give this generation, else what is newest. May wait. NotFound: it is gone."""
+        ...
+
+    def rows(self, on_error: OnError, copy: bool) -> Iterator[Sample]:
+        """Stream all samples as read, in order, looking at no index; `copy`: bytes, not views."""
+        ...
+
+    def served(self, samples: int, waited_s: float) -> None:
+        """Take note of what was given to the consumer."""
+        ...
+
+    def flush(self) -> None:
+        """Pass on what was noted."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FixedFeed:
+    """Data that stays the same in every epoch."""
+
+    moves = False
+
+    def __init__(
+        self, open_data: Callable[[], Data], rows: Callable[[OnError, bool], Iterator[Sample]]
+    ) -> None:
+        self.rows = rows
+        self._open_data = open_data
+        self._data: Data | None = None
+
+    def data(self, generation: int | None = None) -> Data:  # noqa: ARG002
+        if self._data is None:
+            self._data = self._open_data()
+        return self._data
+
+    def served(self, samples: int, waited_s: float) -> None:
+        """Nobody asks."""
+
+    def flush(self) -> None:
+        """Nobody asks."""
+
+    def close(self) -> None:
+        if self._data is not None:
+            self._data.close()
+
+
+def feed_of_rows(rows: Iterable[Sample]) -> FixedFeed:
+    """Feed on samples that the user holds."""
+    return FixedFeed(lambda: data_of_rows(rows), lambda _on_error, _copy: Rows(rows).stream())
+
+
+def feed_of_shards(urls: Sequence[str], cache_dir: str | None, on_error: OnError) -> FixedFeed:
+    """Feed on a list of shards."""
+
+    def rows(on_error: OnError, copy: bool) -> Iterator[Sample]:
+        for url in urls:
+            yield from read_samples(url, on_error=on_error, copy=copy)
+
+    return FixedFeed(lambda: data_of_shards(urls, cache_dir, on_error), rows)
+
+
+class Follows(Protocol):
+    """A pool's reader, as `pool.follow.Follower`; a generation is a manifest."""
+
+    moves: bool
+
+    def choose(self, generation: int | None = None) -> Any: ...
+
+    def urls(self, manifest: Any) -> list[str]: ...
+
+    def served(self, generation: int, samples: int, waited_s: float) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class PoolFeed:
+    """Feed on a pool: each epoch one generation, chosen by its reader."""
+
+    def __init__(self, reader: Follows, cache_dir: str | None) -> None:
+        self.moves = reader.moves
+        self._reader = reader
+        self._cache_dir = cache_dir
+        self._data: Data | None = None
+
+    def data(self, generation: int | None = None) -> Data:
+        old = self._data
+        if old is not None and (generation == old.generation or not (self.moves or generation)):
+            return old
+        manifest = self._reader.choose(generation)
+        if old is not None and manifest.generation == old.generation:
+            return old
+        self.close()
+        self._data = data_of_generation(manifest, self._reader.urls(manifest), self._cache_dir)
+        return self._data
+
+    def rows(self, on_error: OnError, copy: bool) -> Iterator[Sample]:
+        for url in self._reader.urls(self._reader.choose()):
+            yield from read_samples(url, on_error=on_error, copy=copy)
+
+    def served(self, samples: int, waited_s: float) -> None:
+        if self._data is not None and self._data.generation is not None:
+            self._reader.served(self._data.generation, samples, waited_s)
+
+    def flush(self) -> None:
+        self._reader.flush()
+
+    def close(self) -> None:
+        if self._data is not None:
+            self._data.close()

@@ -1,0 +1,96 @@
+"""From a sample as read to what the consumer gets: fields selected, decoded, transformed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from wlshard import seeds
+from wlshard.codecs.codec import decoder
+from wlshard.errors import CodecError, NotFound, UsageError
+from wlshard.sample import KEY, URL, Sample, fields_of
+
+Fields: TypeAlias = str | Sequence[str] | None
+Prepare: TypeAlias = Callable[[Sample], Any]
+
+
+def parse_fields(fields: Fields) -> list[list[str]] | None:
+    """Read `"jpg;png cls"`, or a list of such words, as alternatives for each place of a tuple."""
+    if fields is None:
+        return None
+    words = fields.split() if isinstance(fields, str) else [word for part in fields for word in part.split()]
+    found = [[_field(name) for name in word.split(";") if name] for word in words]
+    if not found or not all(found):
+        raise UsageError(f'fields={fields!r} names no field: write for example "jpg;png cls"')
+    return found
+
+
+def _field(name: str) -> str:
+    return name if name.startswith("__") else name.lower()
+
+
+def preparer(fields: Fields, decode: bool | str) -> Prepare:
+    """Give the function that makes a decoded tuple of `fields`, or a dict of all fields, from a sample.
+
+    Undecoded fields are bytes (copied out of the block they were read into). Values that are no bytes (of
+    a source that holds values) pass as they are. Errors: NotFound for a field that is not there, CodecError.
+    """
+    words = parse_fields(fields)
+    images = decode if isinstance(decode, str) else True
+
+    def value(sample: Sample, name: str) -> Any:
+        data = sample[name]
+        if not isinstance(data, memoryview | bytes | bytearray) or name.startswith("__"):
+            return data
+        if decode is False:
+            return bytes(data)
+        try:
+            return decoder(name, images)(data)
+        except CodecError as error:
+            error.key, error.url = sample.get(KEY), sample.get(URL)
+            raise
+
+    if words is None:
+        return lambda sample: {name: value(sample, name) for name in sample}
+    return lambda sample: tuple(value(sample, _choose(sample, names)) for names in words)
+
+
+def _choose(sample: Sample, names: list[str]) -> str:
+    for name in names:
+        if name in sample:
+            return name
+    raise NotFound(
+        f"the sample has no field {' or '.join(names)}; it has {', '.join(fields_of(sample)) or 'none'}",
+        key=sample.get(KEY),
+        url=sample.get(URL),
+    )
+
+
+def transformer(transform: Callable[..., Any], seed: int) -> Callable[[Any, Sample, int, int], Any]:
+    """Give the function that applies `transform` to a prepared sample, with its rng if it asks for one.
+
+    It takes the prepared sample, the sample as read, the epoch, and the sample's place in the line. A
+    parameter named `rng` gets a numpy Generator that depends on seed, epoch and place alone.
+    """
+    wants_rng = _takes(transform, "rng")
+
+    def apply(prepared: Any, sample: Sample, epoch: int, place: int) -> Any:
+        try:
+            if not wants_rng:
+                return transform(prepared)
+            import numpy as np
+
+            return transform(prepared, rng=np.random.default_rng(seeds.seed_of(seed, epoch, "sample", place)))
+        except BaseException as error:
+            error.add_note(f"in transform, of sample {sample.get(KEY)!r} of {sample.get(URL)!r}")
+            raise
+
+    return apply
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # built-in functions may have no signature
+        return False

@@ -1,0 +1,76 @@
+"""From the samples of a step, as read, to what a batch is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from wlshard.errors import CodecError, GroupingError, NotFound, TarError, UsageError, UserCodeError
+from wlshard.sample import Sample
+from wlshard.shards.reader import OnError
+from wlshard.shards.tally import Tally
+from wlshard.stream.fields import Prepare, transformer
+from wlshard.stream.window import Placed
+
+# What is wrong with a sample, not with the program that reads it.
+BAD_SAMPLE = TarError, GroupingError, CodecError, NotFound, UserCodeError
+
+
+class Finisher:
+    """Select, decode, transform."""
+
+    def __init__(
+        self, prepare: Prepare, on_error: OnError, *, transform: Callable[..., Any] | None, seed: int
+    ) -> None:
+        self.skipped = Tally()
+        self._prepare = prepare
+        self._skip = skips(on_error)
+        self._transform = None if transform is None else transformer(transform, seed)
+
+    def __call__(self, placed: list[Placed], epoch: int) -> list[Any]:
+        """Make each good sample. With on_error="skip" a bad one leaves the list shorter and is counted."""
+        found = []
+        for place, row in placed:
+            try:
+                if not isinstance(row, dict):
+                    raise row
+                sample = self._prepare(row)
+                if self._transform is not None:
+                    sample = self._transform(sample, row, epoch, place)
+            except BAD_SAMPLE as error:
+                if not self._skip:
+                    raise
+                self.skipped.fault(error)
+            else:
+                self.skipped.samples += 1
+                found.append(sample)
+        return found
+
+
+class Prepared:
+    """Samples of a stream, selected and decoded; `rows` begins it anew for each `iter()`."""
+
+    def __init__(self, rows: Callable[[], Iterator[Sample]], prepare: Prepare, on_error: OnError) -> None:
+        self._rows = rows
+        self._prepare = prepare
+        self._skip = skips(on_error)
+
+    def __iter__(self) -> Iterator[Any]:
+        skipped = Tally()
+        for row in self._rows():
+            try:
+                sample = self._prepare(row)
+            except BAD_SAMPLE as error:
+                if not self._skip:
+                    raise
+                skipped.fault(error)
+            else:
+                skipped.samples += 1
+                yield sample
+
+
+def skips(on_error: str) -> bool:
+    """Tell what on_error says: "raise" or "skip"."""
+    if on_error not in ("raise", "skip"):
+        raise UsageError(f'on_error={on_error!r}: say "raise" or "skip"')
+    return on_error == "skip"

@@ -1,0 +1,171 @@
+"""Samples of an epoch, read in the order in which a rank needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import NamedTuple, TypeAlias
+
+from wlshard.errors import GroupingError, NotFound, TarError
+from wlshard.sample import Sample
+from wlshard.stream.data import Data
+from wlshard.stream.order import Line, Order, Shape, window_order
+from wlshard.stream.share import Share, divide
+
+READ_BYTES = 2**20  # what a strip reads at a time, so that requests stay large when pieces are small
+
+# A sample, or the error that stands in its place; and its place in the line.
+Placed: TypeAlias = tuple[int, Sample | TarError | GroupingError]
+Read: TypeAlias = Callable[[int, int, int, int], list[Placed]]  # lane, strip, place in the line, samples
+
+
+class Strips:
+    """Pieces of strips from shards read at random; a strip that is this rank's alone is read ahead."""
+
+    def __init__(self, data: Data, order: Order, line: Line, *, skip: bool, ahead: bool) -> None:
+        self._data = data
+        self._order = order
+        self._line = line
+        self._skip = skip
+        size = data.sample_bytes
+        self.ahead = max(1, int(READ_BYTES / size)) if ahead and size else 1
+        self._kept: dict[tuple[int, int], list[Placed]] = {}
+
+    def read(self, lane: int, strip: int, place: int, count: int) -> list[Placed]:
+        """Give `count` samples from `place` in the line on. Errors: TarError, GroupingError, NotFound."""
+        kept = self._kept.pop((lane, strip), [])
+        if not kept or kept[0][0] != place:
+            kept = []
+        if len(kept) < count:
+            start = place + len(kept)
+            end = max(place + count, min(start + self.ahead, self._order.strip_end(lane, strip)))
+            kept = kept + self._fetch(start, end - start)
+        if len(kept) > count:
+            self._kept[lane, strip] = kept[count:]
+        return kept[:count]
+
+    def _fetch(self, place: int, count: int) -> list[Placed]:
+        found: list[Sample | TarError | GroupingError] = []
+        for number, first, here in self._line.spans(place, count):
+            try:
+                found += self._read_span(number, first, here)
+            except NotFound as error:
+                raise self._data.gone(error) from error
+        return list(enumerate(found, place))
+
+    def _read_span(self, number: int, first: int, count: int) -> list[Sample | TarError | GroupingError]:
+        shard = self._data.shard(number)
+        try:
+            return list(shard.read(first, count))
+        except (TarError, GroupingError) as error:
+            if not self._skip:
+                raise
+            if count == 1:
+                return [error]
+        return [found for i in range(first, first + count) for found in self._read_span(number, i, 1)]
+
+
+class Sequential:
+    """Pieces of shards that can only be streamed: one lane, one strip, read from front to back."""
+
+    def __init__(self, data: Data, line: Line, *, skip: bool) -> None:
+        self._data = data
+        self._line = line
+        self._skip = skip
+        self._place = -1
+        self._stream: Iterator[Placed] = iter(())
+
+    def read(self, lane: int, strip: int, place: int, count: int) -> list[Placed]:  # noqa: ARG002
+        """Give `count` samples from `place` in the line on; what lies between is read and dropped."""
+        if self._place < 0:
+            self._place, self._stream = place, self._from(place)
+        skipped = place - self._place
+        self._place = place + count
+        return list(islice(self._stream, skipped, skipped + count))
+
+    def _from(self, place: int) -> Iterator[Placed]:
+        for number, first, here in self._line.spans(place, self._line.samples - place):
+            found = 0
+            for found, row in enumerate(islice(self._data.shard(number).stream(first), here), 1):
+                yield place + found - 1, row
+            if found < here:
+                yield from self._missing(number, place + found, here - found)
+            place += here
+
+    def _missing(self, number: int, place: int, count: int) -> Iterator[Placed]:
+        url = self._data.names[number]
+        error = TarError(f"the shard ends {count} samples early: it changed since it was counted", url=url)
+        if not self._skip:
+            raise error
+        for i in range(count):
+            yield place + i, error
+
+
+class Window(NamedTuple):
+    """The samples of a window that a rank needs, by global batch."""
+
+    batches: dict[int, list[Placed]]
+
+    def samples(self) -> int:
+        return sum(map(len, self.batches.values()))
+
+
+def windows(order: Order, share: Share, read: Read) -> Iterator[Window]:
+    """Read windows in the order in which the steps of this rank first need them."""
+    newest: dict[int, int] = {}
+    for step in range(share.steps):
+        for part in share.step(step):
+            lane, number, _ = order.locate(part.batch)
+            if newest.get(lane, -1) < number:
+                newest[lane] = number
+                yield read_window(order, share, read, lane, number)
+
+
+def read_window(order: Order, share: Share, read: Read, lane: int, number: int) -> Window:
+    """Read a window whole, permute it, keep what the share needs of each of its batches."""
+    found: list[Placed] = []
+    for strip, (place, count) in enumerate(order.pieces(lane, number)):
+        found += read(lane, strip, place, count)
+    permuted = order.permutation(lane, number)
+    batches = {}
+    for first in range(0, len(permuted), order.batch):
+        part = share.part(order.batch_at(lane, number, first))
+        if part is not None:
+            begin = first + part.first
+            batches[part.batch] = [found[at] for at in permuted[begin : begin + part.samples]]
+    return Window(batches)
+
+
+def steps_of(share: Share, parts: Iterator[Window]) -> Iterator[list[Placed]]:
+    """Put together what each step of this rank consists of."""
+    held: dict[int, list[Placed]] = {}
+    for step in range(share.steps):
+        found: list[Placed] = []
+        for part in share.step(step):
+            while part.batch not in held:
+                held.update(next(parts).batches)
+            found += held.pop(part.batch)
+        yield found
+
+
+def shuffled(rows: Iterator[Placed], shape: Shape, seed: int, epoch: int) -> Iterator[Placed]:
+    """Permute a stream of unknown length window by window, as the one lane of an order would be."""
+    if not shape.lanes:
+        yield from rows
+        return
+    number = 0
+    while found := list(islice(rows, shape.window)):
+        permuted = window_order(len(found), shape, seed, epoch, 0, number)
+        yield from (found[at] for at in permuted)
+        number += 1
+
+
+def dealt(
+    rows: Iterator[Placed], batch: int, rank: int, world: int, drop_last: bool
+) -> Iterator[tuple[list[Placed], int]]:
+    """Deal a stream of unknown length: each step's samples of this rank, and how many of them are padding."""
+    while len(found := list(islice(rows, batch * world))) == batch * world:
+        yield found[rank * batch : (rank + 1) * batch], 0
+    if found and not drop_last:
+        low, high = divide(len(found), rank, world)
+        yield found[low:high], int((rank + 1) * len(found) // world == low)
