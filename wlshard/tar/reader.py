@@ -1,0 +1,98 @@
+"""Members of a tar, from one sequential read: strict, without copies, a microsecond each.
+
+A tar is read in blocks that are used again (`blocks.py`); payloads are views into them. Headers like the one
+before, differing in name, size and checksum only, are taken in one tight loop; all others go through
+`rare.py`. A fault is handed out with its place; whoever goes on after it gets what follows the damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
+
+from wlshard.errors import TarError
+from wlshard.store.base import Reader
+from wlshard.tar.blocks import Blocks
+from wlshard.tar.rare import Payload
+from wlshard.tar.tape import MAX_MEMBER_BYTES, Links, RawMember, Tape
+
+Batch: TypeAlias = tuple[list[RawMember], TarError | None]
+
+
+class Member(NamedTuple):
+    """One file of a tar. `start`: where its first header begins; `data`: where its bytes do."""
+
+    name: str
+    start: int
+    data: int
+    size: int
+    payload: Payload
+
+
+def read_members(
+    source: Reader,
+    url: str,
+    *,
+    start: int = 0,
+    on_fault: Callable[[TarError], None] | None = None,
+    links: Links | None = None,
+    max_member_bytes: int = MAX_MEMBER_BYTES,
+) -> Iterator[Member]:
+    """Yield the regular files of a plain tar, in order; directories, symlinks and devices are passed over.
+
+    `source` starts at byte `start` of the tar; the caller closes it. Payloads are read-only views that keep
+    a block of memory (1 MiB, or the member's size) alive as long as they live. A damaged tar raises TarError
+    with url and offset after the members before the damage; with `on_fault` that is called instead, and
+    reading goes on at the next header that checks.
+    """
+    for members, fault in scan(source, url, start=start, links=links, max_member_bytes=max_member_bytes):
+        for name, begin, data, size, payload in members:
+            yield Member(name.decode("utf-8", "surrogateescape"), begin, data, size, payload)
+        if fault is not None:
+            if on_fault is None:
+                raise fault
+            on_fault(fault)
+
+
+def scan(
+    source: Reader,
+    url: str,
+    *,
+    start: int = 0,
+    span: bool = False,
+    copy: bool = False,
+    payloads: bool = True,
+    links: Links | None = None,
+    seek: Callable[[int], None] | None = None,
+    blocks: Blocks | None = None,
+    passed_over: dict[str, int] | None = None,
+    max_member_bytes: int = MAX_MEMBER_BYTES,
+) -> Iterator[Batch]:
+    """Yield lists of members as they lie in memory, each with the fault met behind it.
+
+    A list is emptied when the next one is asked for. After a fault the pass goes on behind the damage: at
+    the next header that checks, or at the next member where that is known. `span`: source holds whole
+    members and no end mark. `copy`: payloads are bytes. `payloads=False`: they are empty, and what is left
+    of a large one is jumped over by `seek`, which moves the source. `passed_over` counts, by kind, what is
+    not a file.
+    """
+    tape = Tape(source, blocks or Blocks(), start, seek, links)
+    tape.span, tape.copy, tape.payloads, tape.max_member_bytes = span, copy, payloads, max_member_bytes
+    tape.passed_over = {} if passed_over is None else passed_over
+    members: list[RawMember] = []
+    while not tape.over:
+        tape.common(members)
+        if members:
+            yield members, None
+            members.clear()
+        fault = None
+        try:
+            tape.uncommon(members)
+        except TarError as error:
+            fault = error
+            fault.url, fault.offset = url, tape.begin if error.offset is None else error.offset
+        if members or fault:
+            yield members, fault
+            members.clear()
+        if fault:
+            tape.resume()
