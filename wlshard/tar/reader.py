@@ -7,7 +7,7 @@ before, differing in name, size and checksum only, are taken in one tight loop; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple, TypeAlias
 
 from wlshard.errors import TarError
@@ -67,31 +67,32 @@ def scan(
     blocks: Blocks | None = None,
     passed_over: dict[str, int] | None = None,
     max_member_bytes: int = MAX_MEMBER_BYTES,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield lists of members as they lie in memory, each with the fault met behind it.
 
-    A list is emptied when the next one is asked for. After a fault the pass goes on behind the damage: at
-    the next header that checks, or at the next member where that is known. `span`: source holds whole
-    members and no end mark. `copy`: payloads are bytes. `payloads=False`: they are empty, and what is left
-    of a large one is jumped over by `seek`, which moves the source. `passed_over` counts, by kind, what is
-    not a file.
+    An empty list without a fault is the end mark. A list is emptied when the next one is asked for.
+    After a fault the pass goes on behind the damage: at the next header that checks, or at the next member
+    where that is known. `span`: source holds whole members and no end mark. `copy`: payloads are bytes.
+    `payloads=False`: they are empty, and what is left of a large one is jumped over by `seek`, which moves
+    the source. `passed_over` counts, by kind, what is not a file.
     """
     tape = Tape(source, blocks or Blocks(), start, seek, links)
     tape.span, tape.copy, tape.payloads, tape.max_member_bytes = span, copy, payloads, max_member_bytes
     tape.passed_over = {} if passed_over is None else passed_over
     members: list[RawMember] = []
     while not tape.over:
-        tape.common(members)
+        if not tape.ending:
+            tape.common(members)
         if members:
             yield members, None
             members.clear()
         fault = None
         try:
-            tape.uncommon(members)
+            told = tape.uncommon(members)
         except TarError as error:
             fault = error
             fault.url, fault.offset = url, tape.begin if error.offset is None else error.offset
-        if members or fault:
+        if fault or told:
             yield members, fault
             members.clear()
         if fault:

@@ -49,7 +49,9 @@ class Tape:
         self.pos = self.filled = 0
         self.begin = start  # of the entry being read
         self.resume_at: int | None = None  # where the pass goes on after a fault, if that is known
-        self.ended = False  # the source has no more
+        self.ended = False  # the source has given fewer bytes than asked
+        self.asked = False  # and has been asked why
+        self.ending = False  # the end mark has been passed
         self.over = False
         self.standing: dict[bytes, bytes] = {}
         self.tail, self.tail_sum, self.prefix = rare.NO_TAIL, 0, b""  # of the last plain header
@@ -113,9 +115,15 @@ class Tape:
             return 0
         return after - pos if rare.HARMLESS.fullmatch(self.block, data, data + size) else 0
 
-    def uncommon(self, members: list[RawMember]) -> None:
-        """Take one entry of any kind, refilling the block as needed; or the end of the tar."""
+    def uncommon(self, members: list[RawMember]) -> bool:
+        """Take one entry of any kind, refilling the block as needed.
+
+        True: a member was taken, or this is the end mark (then there is none).
+        """
         self.begin, self.resume_at = self.base + self.pos, None
+        if self.ending:
+            self.padding()
+            return False
         extensions = rare.Extensions(self.standing)
         wanted = False
         while (block := self.header(wanted)) is not None:
@@ -124,11 +132,12 @@ class Tape:
             self.pos += HEADER_BYTES
             if header.kind not in rare.EXTENSIONS:
                 self.entry(extensions.apply(header), block, extensions, members)
-                return
+                return bool(members)
             if header.size > MAX_EXTENSION_BYTES:
                 raise TarError(f"an extension header of {header.size} bytes: damaged, or made to harm")
             extensions.add(header.kind, bytes(self.data(header.size)))
             wanted = True
+        return True
 
     def header(self, wanted: bool) -> bytes | None:
         """Give the header block at this place; None at the end of the tar. `wanted`: it may not end here."""
@@ -255,7 +264,14 @@ class Tape:
         """Bring the next `need` bytes into the block together; False: the source ends before."""
         if self.filled - self.pos < need and not self.ended:
             self.refill(need)
-        return self.filled - self.pos >= need
+        if self.filled - self.pos >= need:
+            return True
+        if not self.asked:
+            self.asked = True
+            self.over = True  # if the source has an error to tell about its end
+            self.source.readinto(memoryview(bytearray(1)))
+            self.over = False
+        return False
 
     def refill(self, need: int) -> None:
         """Go on to another block, which begins with the bytes not yet used. Blocks for the source.
@@ -297,7 +313,7 @@ class Tape:
         self.pos = offset - self.base
 
     def end_mark(self, at: int) -> None:
-        """Check that the tar ends here: two blocks of zeros, then nothing but zeros."""
+        """Step over the end mark: two blocks of zeros."""
         if not self.have(2 * HEADER_BYTES):
             self.over = True
             raise TarError(
@@ -307,6 +323,11 @@ class Tape:
             self.resume_at = at + HEADER_BYTES
             raise TarError("a lone block of zeros between members: the tar is damaged", offset=at)
         self.pos += 2 * HEADER_BYTES
+        self.ending = True
+
+    def padding(self) -> None:
+        """Check that nothing but zeros follows the end mark."""
+        self.ending = False
         while self.have(1):
             rest = bytes(self.view[self.pos : self.filled])
             zeros = len(rest) - len(rest.lstrip(b"\0"))
@@ -316,7 +337,7 @@ class Tape:
                 raise TarError(
                     "data after the end mark (concatenated tars?): split or rewrite the tar", offset=where
                 )
-            if where - at > MAX_PADDING_BYTES:
+            if where - self.begin > MAX_PADDING_BYTES:
                 self.over = True
                 raise TarError("zeros without end after the end mark", offset=where)
             self.pos = self.filled

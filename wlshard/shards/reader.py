@@ -1,0 +1,101 @@
+"""Samples of one shard, in the order of the tar, while it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from types import TracebackType
+from typing import Literal, Self
+
+from wlshard.errors import StoreUnavailable, UsageError
+from wlshard.sample import Sample
+from wlshard.shards.grouping import Grouper
+from wlshard.shards.tally import Tally
+from wlshard.store.base import Reader
+from wlshard.store.connect import is_local, locate
+from wlshard.tar.blocks import Blocks
+from wlshard.tar.compression import plain
+from wlshard.tar.links import LinkTable
+from wlshard.tar.reader import scan
+from wlshard.tar.tape import MAX_MEMBER_BYTES
+
+OnError = Literal["raise", "skip"]
+
+
+def read_samples(
+    url: str,
+    *,
+    on_error: OnError = "raise",
+    copy: bool = False,
+    tally: Tally | None = None,
+    blocks: Blocks | None = None,
+    max_member_bytes: int = MAX_MEMBER_BYTES,
+) -> Iterator[Sample]:
+    """Yield the samples of a shard: dicts of fields, `__key__`, `__url__`; `-` is stdin.
+
+    Fields are read-only memoryviews into blocks of 1 MiB (or of a larger payload's size) that live as long as
+    a view of them does; two blocks are held by the reading. `copy=True` gives bytes instead. Nothing is
+    opened before the first sample is asked for; the shard is closed at its end and when the generator is.
+    Compressed shards are recognised by content. `tally` counts what was skipped.
+
+    Raises TarError and GroupingError with url, member, key, offset after the samples before the fault; with
+    `on_error="skip"` a fault costs the samples it touches, is counted and logged, and reading goes on behind
+    it; 100 failures in a row are TooManyBadSamples.
+    """
+    if on_error not in ("raise", "skip"):
+        raise UsageError(f'on_error is "raise" or "skip", not {on_error!r}', url=url)
+    tally = Tally() if tally is None else tally
+    with open_shard(url) as source:
+        tar, compression = plain(source, url)
+        links = LinkTable(url, lambda at: open_shard(url, at)) if reopens(url) and not compression else None
+        batches = scan(
+            tar,
+            url,
+            copy=copy,
+            links=links,
+            blocks=blocks,
+            passed_over=tally.passed_over,
+            max_member_bytes=max_member_bytes,
+        )
+        with closing(batches):
+            yield from Grouper(url, tally, skip=on_error == "skip").samples(batches)
+
+
+def open_shard(url: str, start: int = 0) -> Reader:
+    """Open a shard for one sequential read; `-` is stdin, which is not closed."""
+    if url == "-":
+        return _Stdin()
+    store, name = locate(url)
+    return store.open(name, start)
+
+
+def reopens(url: str) -> bool:
+    """Tell whether the shard can be opened again at any byte, at no cost: a local file."""
+    return url != "-" and is_local(url) and os.path.isfile(url)
+
+
+class _Stdin:
+    """The process's standard input, read past Python's buffer."""
+
+    bytes: int | None = None
+
+    def readinto(self, target: bytearray | memoryview, /) -> int:
+        view, filled = memoryview(target), 0
+        try:
+            while filled < len(view) and (count := os.readv(0, [view[filled:]])):
+                filled += count
+        except OSError as error:
+            raise StoreUnavailable(f"reading stdin failed: {error.strerror}", url="-") from error
+        return filled
+
+    def close(self) -> None:
+        """Leave it open: it is not ours."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
