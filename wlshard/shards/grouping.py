@@ -36,18 +36,19 @@ class Grouper:
         raised; with it, it is counted, and the samples on both sides of damage are dropped: what is missing
         may be theirs.
         """
-        fields = self._fields
+        fields, tally = self._fields, self.tally
         prefix, width = _NO_PREFIX, 1
         sample: Sample = {}
-        for members, fault in batches:
+        for members, fault, _ in batches:
             for name, begin, _, _, payload in members:
                 if name.startswith(prefix):
                     field = fields.get(name[width:])
                     if field is not None and field not in sample:
                         sample[field] = payload
                         continue
-                split = self._split(name)
+                split = split_raw(name)
                 if split is None:
+                    tally.passed(_kind(name))
                     continue
                 key, width = split
                 if key != self._key:
@@ -69,18 +70,6 @@ class Grouper:
                 if self._whole():
                     yield sample
                 self._key, self._ended, prefix = b"", True, _NO_PREFIX
-
-    def _split(self, name: bytes) -> tuple[bytes, int] | None:
-        """Give the key and where in the name the field begins; None, and counted: it belongs to no sample."""
-        start = name.rfind(b"/") + 1
-        dot = name.find(b".", start)
-        if dot <= start or dot == len(name) - 1:
-            self.tally.passed(_kind(name[start:]))
-            return None
-        key = name[:dot]
-        while key.startswith(b"./"):
-            key = key[2:]
-        return key, dot + 1
 
     def _start(self, key: bytes, begin: int) -> Sample:
         """Begin the sample of this key."""
@@ -120,7 +109,7 @@ class Grouper:
     def _damaged(self, fault: TarError) -> bytes:
         """Meet a fault; give the key of the only sample it harms, empty if that is not known."""
         self._refuse(fault)
-        split = None if fault.member is None else self._split(fault.member.encode("utf-8", "surrogateescape"))
+        split = None if fault.member is None else split_raw(fault.member.encode("utf-8", "surrogateescape"))
         if split is None:
             self._doubt = not self._ended
         self._ended = False
@@ -133,12 +122,25 @@ class Grouper:
         self._bad = True
 
 
+def split_raw(name: bytes) -> tuple[bytes, int] | None:
+    """Split a name as it stands in a tar: the key, and where the field begins. None: it is of no sample."""
+    start = name.rfind(b"/") + 1
+    dot = name.find(b".", start)
+    if dot <= start or dot == len(name) - 1:
+        return None
+    key = name[:dot]
+    while key.startswith(b"./"):
+        key = key[2:]
+    return key, dot + 1
+
+
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _kind(base: bytes) -> str:
+def _kind(name: bytes) -> str:
     """Name what a member is that belongs to no sample."""
+    base = name[name.rfind(b"/") + 1 :]
     if base.startswith(b"._"):
         return "AppleDouble files"
     return "dotfiles" if base.startswith(b".") else "names without a field"

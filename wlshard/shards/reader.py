@@ -13,7 +13,7 @@ from wlshard.sample import Sample
 from wlshard.shards.grouping import Grouper
 from wlshard.shards.tally import Tally
 from wlshard.store.base import Reader
-from wlshard.store.connect import is_local, locate
+from wlshard.store.connect import is_local, local_path, locate
 from wlshard.tar.blocks import Blocks
 from wlshard.tar.compression import plain
 from wlshard.tar.links import LinkTable
@@ -48,7 +48,7 @@ def read_samples(
     tally = Tally() if tally is None else tally
     with open_shard(url) as source:
         tar, compression = plain(source, url)
-        links = LinkTable(url, lambda at: open_shard(url, at)) if reopens(url) and not compression else None
+        links = None if compression else link_table(url)
         batches = scan(
             tar,
             url,
@@ -70,9 +70,14 @@ def open_shard(url: str, start: int = 0) -> Reader:
     return store.open(name, start)
 
 
+def link_table(url: str) -> LinkTable | None:
+    """Give what resolves the hard links of a plain tar; None where it cannot be opened again."""
+    return LinkTable(url, lambda at: open_shard(url, at)) if reopens(url) else None
+
+
 def reopens(url: str) -> bool:
     """Tell whether the shard can be opened again at any byte, at no cost: a local file."""
-    return url != "-" and is_local(url) and os.path.isfile(url)
+    return url != "-" and is_local(url) and os.path.isfile(local_path(url))
 
 
 class _Stdin:

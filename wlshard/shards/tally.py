@@ -19,7 +19,8 @@ class Tally:
     `passed_over`: members that belong to no sample, by what they are (directories, symlinks, dotfiles, …).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._told_one_by_one = 0 if quiet else TOLD_ONE_BY_ONE
         self.samples = 0
         self.faults = self.dropped = 0
         self.passed_over: dict[str, int] = {}
@@ -31,8 +32,9 @@ class Tally:
         self.faults += 1
         self._streak = self._streak + 1 if self.samples == self._samples_then else 1
         self._samples_then = self.samples
-        if self.faults <= TOLD_ONE_BY_ONE:
-            more = " (no more of these will be told one by one)" if self.faults == TOLD_ONE_BY_ONE else ""
+        if self.faults <= self._told_one_by_one:
+            last = self.faults == self._told_one_by_one
+            more = " (no more of these will be told one by one)" if last else ""
             log.warning("skipped: %s%s", error, more)
         if self._streak >= FAILURES_IN_A_ROW:
             raise TooManyBadSamples(

@@ -25,8 +25,7 @@ class Blocks:
     whose views live on are forgotten here and freed with their last view.
     """
 
-    def __init__(self, block_bytes: int = BLOCK_BYTES, most: int = 6) -> None:
-        self.block_bytes = block_bytes
+    def __init__(self, most: int = 6) -> None:
         self._most = most
         self._ring: list[mmap.mmap] = []
         # What the count says of a buffer that only its list holds differs between Python versions.
@@ -34,17 +33,18 @@ class Blocks:
 
     def take(self, need: int) -> mmap.mmap:
         """Give an idle buffer of at least `need` bytes, else a new one; it holds anything."""
-        need = max(need, self.block_bytes)
         ring = self._ring
         for place in range(len(ring)):
             if need <= len(ring[place]) <= 2 * need and not self._busy(place):
                 ring.append(ring.pop(place))
                 return ring[-1]
-        if need > self.block_bytes:  # idle large buffers of another size are not hoarded
-            keep = [p for p in range(len(ring)) if len(ring[p]) == self.block_bytes or self._busy(p)]
+        if need > BLOCK_BYTES:  # idle large buffers of another size are not hoarded
+            keep = [p for p in range(len(ring)) if len(ring[p]) <= BLOCK_BYTES or self._busy(p)]
             self._ring = ring = [ring[p] for p in keep]
         del ring[: len(ring) + 1 - self._most]
-        size = -(-need // PAGE_BYTES) * PAGE_BYTES
+        # Sizes in steps of an eighth find each other; pages that are never written cost nothing.
+        step = max(PAGE_BYTES, 1 << max(0, (need - 1).bit_length() - 4))
+        size = -(-need // step) * step
         ring.append(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         return ring[-1]
 

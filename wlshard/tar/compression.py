@@ -9,14 +9,13 @@ from __future__ import annotations
 import lzma
 import zlib
 from collections.abc import Callable
-from types import TracebackType
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from wlshard.errors import TarError, UsageError
-from wlshard.store.base import Reader
 from wlshard.tar import rare
+from wlshard.tar.tape import Source
 
 INPUT_BYTES = 1 << 16
 OUTPUT_BYTES = 1 << 20
@@ -41,7 +40,7 @@ class Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-def plain(source: Reader, url: str) -> tuple[Reader, str | None]:
+def plain(source: Source, url: str) -> tuple[Source, str | None]:
     """Give a reader of the tar's own bytes, and the compression they are in (None: they are plain).
 
     Reads 512 bytes of `source`, which the caller still closes. The new reader needs no closing.
@@ -60,7 +59,7 @@ def plain(source: Reader, url: str) -> tuple[Reader, str | None]:
 class _Front:
     """A reader whose first bytes have been read already."""
 
-    def __init__(self, source: Reader, front: bytes) -> None:
+    def __init__(self, source: Source, front: bytes) -> None:
         self.bytes = source.bytes
         self._source, self._front = source, front
 
@@ -74,17 +73,6 @@ class _Front:
             return count
         return count + self._source.readinto(view[count:])
 
-    def close(self) -> None:
-        self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 class Decompressed:
     """Reads what a compressed source holds. Holds one piece of input, at most 64 KiB.
@@ -93,7 +81,7 @@ class Decompressed:
     bytes behind the end that are neither another stream nor zeros, or a bomb.
     """
 
-    def __init__(self, source: Reader, url: str, kind: str, make: Callable[[], Decompressor]) -> None:
+    def __init__(self, source: Source, url: str, kind: str, make: Callable[[], Decompressor]) -> None:
         self.bytes: int | None = None
         self._source, self._url, self._kind, self._make = source, url, kind, make
         self._stream: Decompressor | None = None
@@ -161,17 +149,6 @@ class Decompressed:
     def _broken(self, what: str) -> TarError:
         message = f"the {self._kind} stream {what}: fetch or write the shard again"
         return TarError(message, url=self._url, offset=self._given)
-
-    def close(self) -> None:
-        self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Zlib:

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from wlshard.errors import TarError, printable
-from wlshard.store.base import Reader
-from wlshard.tar.blocks import Blocks
 from wlshard.tar.rare import Payload
 from wlshard.tar.reader import scan
+from wlshard.tar.tape import Source
 
 _BLOCK_BYTES = 1 << 16  # mostly headers are read
+
+
+class OpenSource(Source, Protocol):
+    """A source that is closed by leaving its block."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class Hopper:
     """A reader that can be moved: it opens the object anew at another byte."""
 
-    def __init__(self, open_at: Callable[[int], Reader]) -> None:
+    def __init__(self, open_at: Callable[[int], OpenSource]) -> None:
         self.bytes: int | None = None
         self._open_at = open_at
-        self._reader: Reader | None = None
+        self._reader: OpenSource | None = None
 
     def seek(self, offset: int) -> None:
         """Go on from this byte."""
@@ -52,7 +63,7 @@ class Hopper:
 class LinkTable:
     """Where the members of a tar begin, once a link asks: some 200 bytes a member."""
 
-    def __init__(self, url: str, open_at: Callable[[int], Reader]) -> None:
+    def __init__(self, url: str, open_at: Callable[[int], OpenSource]) -> None:
         self._url, self._open_at = url, open_at
         self._begins: dict[bytes, int] = {}
         self._known_to = 0
@@ -66,7 +77,7 @@ class LinkTable:
             name = target.decode("utf-8", "surrogateescape")
             raise TarError(f"a hard link to {printable(name)}, which is no earlier file of this tar")
         with self._open_at(begin) as source:
-            for members, fault in scan(source, self._url, start=begin, blocks=Blocks(_BLOCK_BYTES)):
+            for members, fault, _ in scan(source, self._url, start=begin, block_bytes=_BLOCK_BYTES):
                 if fault is None and members:
                     return members[0][4]
                 break
@@ -75,13 +86,13 @@ class LinkTable:
     def _look(self, before: int) -> None:
         with Hopper(self._open_at) as source:
             source.seek(self._known_to)
-            for members, fault in scan(
+            for members, fault, _ in scan(
                 source,
                 self._url,
                 start=self._known_to,
                 payloads=False,
                 seek=source.seek,
-                blocks=Blocks(_BLOCK_BYTES),
+                block_bytes=_BLOCK_BYTES,
             ):
                 self._begins.update((name, begin) for name, begin, *_ in members if begin < before)
                 if fault or (members and members[-1][1] >= before):

@@ -11,12 +11,12 @@ from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple, TypeAlias
 
 from wlshard.errors import TarError
-from wlshard.store.base import Reader
-from wlshard.tar.blocks import Blocks
+from wlshard.tar.blocks import BLOCK_BYTES, Blocks
 from wlshard.tar.rare import Payload
-from wlshard.tar.tape import MAX_MEMBER_BYTES, Links, RawMember, Tape
+from wlshard.tar.tape import MAX_MEMBER_BYTES, Links, RawMember, Source, Tape
 
-Batch: TypeAlias = tuple[list[RawMember], TarError | None]
+# members, the fault behind them, the offset up to which the tar has been read
+Batch: TypeAlias = tuple[list[RawMember], TarError | None, int]
 
 
 class Member(NamedTuple):
@@ -30,7 +30,7 @@ class Member(NamedTuple):
 
 
 def read_members(
-    source: Reader,
+    source: Source,
     url: str,
     *,
     start: int = 0,
@@ -45,7 +45,7 @@ def read_members(
     with url and offset after the members before the damage; with `on_fault` that is called instead, and
     reading goes on at the next header that checks.
     """
-    for members, fault in scan(source, url, start=start, links=links, max_member_bytes=max_member_bytes):
+    for members, fault, _ in scan(source, url, start=start, links=links, max_member_bytes=max_member_bytes):
         for name, begin, data, size, payload in members:
             yield Member(name.decode("utf-8", "surrogateescape"), begin, data, size, payload)
         if fault is not None:
@@ -55,7 +55,7 @@ def read_members(
 
 
 def scan(
-    source: Reader,
+    source: Source,
     url: str,
     *,
     start: int = 0,
@@ -65,6 +65,7 @@ def scan(
     links: Links | None = None,
     seek: Callable[[int], None] | None = None,
     blocks: Blocks | None = None,
+    block_bytes: int = BLOCK_BYTES,
     passed_over: dict[str, int] | None = None,
     max_member_bytes: int = MAX_MEMBER_BYTES,
 ) -> Generator[Batch, None, None]:
@@ -78,13 +79,14 @@ def scan(
     """
     tape = Tape(source, blocks or Blocks(), start, seek, links)
     tape.span, tape.copy, tape.payloads, tape.max_member_bytes = span, copy, payloads, max_member_bytes
+    tape.block_bytes = block_bytes
     tape.passed_over = {} if passed_over is None else passed_over
     members: list[RawMember] = []
     while not tape.over:
         if not tape.ending:
             tape.common(members)
         if members:
-            yield members, None
+            yield members, None, tape.base + tape.pos
             members.clear()
         fault = None
         try:
@@ -93,7 +95,7 @@ def scan(
             fault = error
             fault.url, fault.offset = url, tape.begin if error.offset is None else error.offset
         if fault or told:
-            yield members, fault
+            yield members, fault, tape.base + tape.pos
             members.clear()
         if fault:
             tape.resume()

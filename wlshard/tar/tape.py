@@ -8,9 +8,8 @@ from typing import Protocol, TypeAlias
 from zlib import adler32
 
 from wlshard.errors import TarError
-from wlshard.store.base import Reader
 from wlshard.tar import rare
-from wlshard.tar.blocks import PAGE_BYTES, Blocks
+from wlshard.tar.blocks import BLOCK_BYTES, PAGE_BYTES, Blocks
 from wlshard.tar.rare import HEADER_BYTES, Payload
 
 MAX_MEMBER_BYTES = 1 << 34  # one payload lies in memory whole
@@ -21,6 +20,19 @@ _MEMO = 1 << 14
 
 # name as it stands, offset of its first header, offset of its data, size, payload
 RawMember: TypeAlias = tuple[bytes, int, int, int, Payload]
+
+
+class Source(Protocol):
+    """The bytes of a tar in order, as a store's readers give them."""
+
+    @property
+    def bytes(self) -> int | None:
+        """Of the whole tar, where it is known."""
+        ...
+
+    def readinto(self, target: bytearray | memoryview, /) -> int:
+        """Fill target from the front; fewer bytes than asked only at the end; 0 at the end."""
+        ...
 
 
 class Links(Protocol):
@@ -36,13 +48,14 @@ class Tape:
 
     def __init__(
         self,
-        source: Reader,
+        source: Source,
         blocks: Blocks,
         start: int,
         seek: Callable[[int], None] | None,
         links: Links | None,
     ) -> None:
         self.source, self.blocks, self.seek, self.links = source, blocks, seek, links
+        self.block_bytes = BLOCK_BYTES
         self.base = start  # offset in the tar of the block's first byte
         self.block: mmap.mmap | bytes = b""
         self.view = memoryview(b"")
@@ -280,7 +293,7 @@ class Tape:
         header that follows it.
         """
         carry = self.filled - self.pos
-        wanted = self.blocks.block_bytes
+        wanted = self.block_bytes
         if need > wanted:
             wanted = need + HEADER_BYTES + (-(need + HEADER_BYTES) & (PAGE_BYTES - 1))
         try:
