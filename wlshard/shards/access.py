@@ -19,6 +19,7 @@ from wlshard.shards.tally import Tally
 from wlshard.store.base import Reader
 from wlshard.store.connect import is_local, locate
 from wlshard.tar.blocks import Blocks
+from wlshard.tar.common import Likeness
 from wlshard.tar.compression import plain
 from wlshard.tar.header import END_MARK
 from wlshard.tar.index import Index, index_name, parse_index
@@ -70,6 +71,7 @@ class ShardAccess:
         self._compressed = False
         self._count: int | None = None
         self._advised: dict[int, int] = {}  # where a run ended: up to where the kernel has been told
+        self._like = Likeness()
         self._link_table: LinkTable | None = None
 
     @property
@@ -96,9 +98,7 @@ class ShardAccess:
         """
         index = self._look()
         if index is None:
-            raise UsageError(
-                "this shard can only be streamed: it is compressed, or has no index", url=self.url
-            )
+            raise UsageError("this shard only streams: it is compressed, or has no index", url=self.url)
         if first < 0 or count < 0 or first + count > index.samples:
             raise UsageError(f"samples {first} to {first + count} of {index.samples}", url=self.url)
         if not count:
@@ -202,6 +202,7 @@ class ShardAccess:
             span=True,
             links=self._links(),
             blocks=_buffers.blocks,
+            like=self._like,
             block_bytes=bytes_wanted + 1,  # room for more, so that the end is met at the first read
             max_member_bytes=self._max_member_bytes,
         )

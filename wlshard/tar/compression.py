@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from wlshard.errors import TarError, UsageError
 from wlshard.tar import rare
-from wlshard.tar.tape import Source
+from wlshard.tar.feed import Source
 
 INPUT_BYTES = 1 << 16
 OUTPUT_BYTES = 1 << 20

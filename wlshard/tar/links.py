@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from wlshard.errors import TarError, printable
+from wlshard.tar.feed import Source
 from wlshard.tar.rare import Payload
 from wlshard.tar.reader import scan
-from wlshard.tar.tape import Source
 
 _BLOCK_BYTES = 1 << 16  # mostly headers are read
 

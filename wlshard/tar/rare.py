@@ -10,12 +10,13 @@ from __future__ import annotations
 import mmap
 import re
 from typing import NamedTuple, TypeAlias
+from zlib import adler32
 
 from wlshard.errors import TarError
 
 HEADER_BYTES = 512
 NO_TAIL = b"\xff"  # no header ends like this one compares
-REGULAR = b"0\0" + b"7"
+REGULAR = (b"0", b"\0", b"7")
 SPARSE, LINK, PAX, PAX_GLOBAL, SUN_PAX, GNU_NAME, GNU_LINK = b"S", b"1", b"x", b"g", b"X", b"L", b"K"
 EXTENSIONS = (PAX, PAX_GLOBAL, SUN_PAX, GNU_NAME, GNU_LINK)
 PASSED_OVER = {
@@ -64,14 +65,25 @@ def number(field: bytes) -> int:
     return int(match[1] or b"0", 8)
 
 
+def checksum(field: bytes) -> int | None:
+    """Read a checksum field; None: it holds none."""
+    match = _OCTAL.fullmatch(field)
+    return int(match[1], 8) if match and match[1] else None
+
+
+def byte_sum(block: bytes) -> int:
+    """Add up a header's bytes. Adler sums begin at 1 and are exact up to 256 bytes (256 · 255 < 65521)."""
+    return (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
+
+
 def checks(block: bytes) -> bool:
     """Tell whether a header block carries its own checksum (of unsigned or, as once, of signed bytes)."""
-    match = _OCTAL.fullmatch(block[148:156])
-    if match is None or not match[1]:
+    stored = checksum(block[148:156])
+    if stored is None:
         return False
     rest = block[:148] + b" " * 8 + block[156:]
-    total, wanted = sum(rest), int(match[1], 8)
-    return total == wanted or total - 256 * sum(byte > 127 for byte in rest) == wanted
+    total = byte_sum(rest)
+    return stored == total or stored == total - 256 * sum(byte > 127 for byte in rest)
 
 
 def parse_header(block: bytes) -> Header:
@@ -84,7 +96,7 @@ def parse_header(block: bytes) -> Header:
     name = text(block[:100])
     if prefix:
         prefix += b"/"
-    tail = block[156:] if kind in REGULAR else NO_TAIL
+    tail = block[156:] if kind in (b"0", b"7") else NO_TAIL  # v7 may mean a folder
     return Header(prefix + name, prefix, number(block[124:136]), kind, text(block[157:257]), tail)
 
 

@@ -12,8 +12,10 @@ from typing import NamedTuple, TypeAlias
 
 from wlshard.errors import TarError
 from wlshard.tar.blocks import BLOCK_BYTES, Blocks
+from wlshard.tar.common import Likeness, RawMember
+from wlshard.tar.feed import Feed, Source
 from wlshard.tar.rare import Payload
-from wlshard.tar.tape import MAX_MEMBER_BYTES, Links, RawMember, Source, Tape
+from wlshard.tar.tape import MAX_MEMBER_BYTES, Links, Tape
 
 # members, the fault behind them, the offset up to which the tar has been read
 Batch: TypeAlias = tuple[list[RawMember], TarError | None, int]
@@ -66,6 +68,7 @@ def scan(
     seek: Callable[[int], None] | None = None,
     blocks: Blocks | None = None,
     block_bytes: int = BLOCK_BYTES,
+    like: Likeness | None = None,
     passed_over: dict[str, int] | None = None,
     max_member_bytes: int = MAX_MEMBER_BYTES,
 ) -> Generator[Batch, None, None]:
@@ -75,27 +78,33 @@ def scan(
     After a fault the pass goes on behind the damage: at the next header that checks, or at the next member
     where that is known. `span`: source holds whole members and no end mark. `copy`: payloads are bytes.
     `payloads=False`: they are empty, and what is left of a large one is jumped over by `seek`, which moves
-    the source. `passed_over` counts, by kind, what is not a file.
+    the source. `passed_over` counts, by kind, what is not a file; `like` remembers headers for another scan.
     """
-    tape = Tape(source, blocks or Blocks(), start, seek, links)
-    tape.span, tape.copy, tape.payloads, tape.max_member_bytes = span, copy, payloads, max_member_bytes
-    tape.block_bytes = block_bytes
-    tape.passed_over = {} if passed_over is None else passed_over
+    feed = Feed(source, start, blocks=blocks, block_bytes=block_bytes, seek=seek)
+    tape = Tape(
+        feed,
+        span=span,
+        copy=copy,
+        payloads=payloads,
+        links=links,
+        like=Likeness() if like is None else like,
+        passed_over={} if passed_over is None else passed_over,
+        max_member_bytes=max_member_bytes,
+    )
     members: list[RawMember] = []
-    while not tape.over:
-        if not tape.ending:
-            tape.common(members)
+    while not feed.over:
+        tape.common(members)
         if members:
-            yield members, None, tape.base + tape.pos
+            yield members, None, feed.at
             members.clear()
-        fault = None
+        fault, told = None, False
         try:
             told = tape.uncommon(members)
         except TarError as error:
             fault = error
             fault.url, fault.offset = url, tape.begin if error.offset is None else error.offset
         if fault or told:
-            yield members, fault, tape.base + tape.pos
+            yield members, fault, feed.at
             members.clear()
         if fault:
             tape.resume()

@@ -1,0 +1,95 @@
+"""The common case: plain headers that differ from the one before in name, size and checksum only."""
+
+from __future__ import annotations
+
+from zlib import adler32
+
+from wlshard.errors import TarError
+from wlshard.tar import rare
+from wlshard.tar.feed import Feed
+from wlshard.tar.rare import HEADER_BYTES, Payload
+
+_MEMO = 1 << 14
+_NEVER = -(1 << 40)  # no header's sum
+_ENDLESS = 1 << 62  # no block holds a member of this size
+
+# name as it stands, offset of its first header, offset of its data, size, payload
+RawMember = tuple[bytes, int, int, int, Payload]
+
+
+class _Sums(dict[bytes, int]):
+    """What adler32's low half says of a header whose checksum field is this, if it is right."""
+
+    def __missing__(self, field: bytes) -> int:
+        stored = rare.checksum(field)
+        if len(self) >= _MEMO:
+            self.clear()
+        # The sum counts its own field as blanks; an Adler sum begins at 1.
+        self[field] = value = _NEVER if stored is None else stored - sum(b" " * 8) + sum(field) + 1
+        return value
+
+
+class _Sizes(dict[bytes, int]):
+    """The number that a size field says."""
+
+    def __missing__(self, field: bytes) -> int:
+        try:
+            size = rare.number(field)
+        except TarError:
+            return _ENDLESS  # told by the one who takes rare headers
+        if len(self) >= _MEMO:
+            self.clear()
+        self[field] = size
+        return size
+
+
+_sums, _sizes = _Sums(), _Sizes()
+
+
+class Likeness:
+    """What the last plain header ended in, from its type on, and what that means."""
+
+    def __init__(self) -> None:
+        self.tail, self.tail_sum, self.prefix = rare.NO_TAIL, 0, b""
+
+    def learn(self, header: rare.Header) -> None:
+        """Take headers that end like this one for common ones."""
+        if header.tail != rare.NO_TAIL:
+            self.tail, self.tail_sum, self.prefix = header.tail, sum(header.tail), header.prefix
+
+
+def take_common(feed: Feed, like: Likeness, copy: bool, members: list[RawMember]) -> None:
+    """Take the members that lie whole in the block and whose headers are common; stop before any other."""
+    block, base, filled = feed.block, feed.base, feed.filled
+    tail, tail_sum, prefix = like.tail, like.tail_sum, like.prefix
+    cut = block if copy else feed.view
+    sums, sizes, append = _sums, _sizes, members.append
+    begin = pos = feed.pos
+    while True:
+        header = block[pos : pos + 512]
+        # The tail equals one whose sum is known: the sum of the rest, 156 bytes, is exact in 16 bits.
+        if header.endswith(tail) and adler32(header[:156]) & 0xFFFF == sums[header[148:156]] - tail_sum:
+            data = pos + 512
+            size = sizes[header[124:136]]
+            end = data + size
+            pos = end + (-size & 511)
+            if pos > filled:
+                break
+            name = rare.text(header[:100]) if header[99] else header[: header.find(0)]
+            append((prefix + name if prefix else name, base + begin, base + data, size, cut[data:end]))
+            begin = pos
+        elif header[156:157] == b"x" and (passed := _harmless(feed, header, pos)):
+            pos += passed
+        else:
+            break
+    feed.pos = begin
+
+
+def _harmless(feed: Feed, header: bytes, pos: int) -> int:
+    """Give the bytes that a PAX header takes if it changes nothing we read, else 0."""
+    size = _sizes[header[124:136]]
+    data = pos + HEADER_BYTES
+    after = data + size + (-size & 511)
+    if after > feed.filled or rare.byte_sum(header) + 1 != _sums[header[148:156]]:
+        return 0
+    return after - pos if rare.HARMLESS.fullmatch(feed.block, data, data + size) else 0

@@ -1,0 +1,123 @@
+"""The bytes of a tar as they come: one block in memory, refilled as it is used up."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from typing import Protocol
+
+from wlshard.errors import TarError
+from wlshard.tar.blocks import BLOCK_BYTES, PAGE_BYTES, Blocks
+from wlshard.tar.rare import HEADER_BYTES
+
+CUT = "the tar is cut inside a member: fetch or write it again"
+JUMP_BYTES = 1 << 17  # less is read through: about what a seek costs
+
+
+class Source(Protocol):
+    """The bytes of a tar in order, as a store's readers give them."""
+
+    @property
+    def bytes(self) -> int | None:
+        """Of the whole tar, where it is known."""
+        ...
+
+    def readinto(self, target: bytearray | memoryview, /) -> int:
+        """Fill target from the front; fewer bytes than asked only at the end; 0 at the end."""
+        ...
+
+
+class Feed:
+    """A block of the tar, where in it the reading stands (`pos`), and how far it is filled.
+
+    `base`: offset in the tar of the block's first byte. `over`: nothing more can be read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        start: int,
+        *,
+        blocks: Blocks | None = None,
+        block_bytes: int = BLOCK_BYTES,
+        seek: Callable[[int], None] | None = None,
+    ) -> None:
+        self.source = source
+        self.base = start
+        self.block: mmap.mmap | bytes = b""
+        self.view = memoryview(b"")
+        self.pos = self.filled = 0
+        self.over = False
+        self._blocks = Blocks() if blocks is None else blocks
+        self._block_bytes = block_bytes
+        self._seek = seek
+        self._ended = False  # the source has given fewer bytes than asked
+        self._asked = False  # and has been asked why
+
+    @property
+    def at(self) -> int:
+        """The offset in the tar at which the reading stands."""
+        return self.base + self.pos
+
+    def data(self, size: int) -> memoryview:
+        """Give the next `size` bytes and step over them and their padding."""
+        padded = size + (-size & 511)
+        if not self.have(padded):
+            at = self.base + self.filled
+            self.over = True
+            raise TarError(CUT, offset=at)
+        view = self.view[self.pos : self.pos + size]
+        self.pos += padded
+        return view
+
+    def have(self, need: int) -> bool:
+        """Bring the next `need` bytes into the block together; False: the source ends before."""
+        if self.filled - self.pos < need and not self._ended:
+            self._refill(need)
+        if self.filled - self.pos >= need:
+            return True
+        if not self._asked:
+            self._asked = True
+            self.over = True  # if the source has an error to tell about its end
+            self.source.readinto(memoryview(bytearray(1)))
+            self.over = False
+        return False
+
+    def _refill(self, need: int) -> None:
+        """Go on to another block, which begins with the bytes not yet used. Blocks for the source.
+
+        A payload larger than a block gets one of its own size, page-aligned, read in one go, with the
+        header that follows it.
+        """
+        carry = self.filled - self.pos
+        wanted = self._block_bytes
+        if need > wanted:
+            wanted = need + HEADER_BYTES + (-(need + HEADER_BYTES) & (PAGE_BYTES - 1))
+        try:
+            block = self._blocks.take(wanted)
+        except (OSError, MemoryError, OverflowError) as error:
+            self.over = True
+            raise TarError(f"no memory for a member of {need} bytes ({error})") from error
+        whole = memoryview(block)
+        whole[:carry] = self.view[self.pos : self.filled]
+        self.base += self.pos
+        self.block, self.view, self.pos, self.filled = block, whole.toreadonly(), 0, carry
+        try:
+            got = self.source.readinto(whole[carry:wanted])
+        except TarError:  # a compressed source is damaged here: there is no more
+            self._ended = self.over = True
+            raise
+        self.filled += got
+        self._ended = got < wanted - carry
+
+    def skip(self, offset: int) -> None:
+        """Go to this offset of the tar, which may lie behind the block."""
+        if self._seek is not None and offset - self.base - self.filled > JUMP_BYTES:
+            self._seek(offset)
+            self.base, self.pos, self.filled, self._ended = offset, 0, 0, False
+        while offset - self.base > self.filled:
+            self.pos = self.filled
+            if not self.have(1):
+                self.over = True
+                raise TarError(CUT, offset=self.base)
+        self.pos = offset - self.base
