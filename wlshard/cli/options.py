@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -24,9 +27,59 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
         return int(float(parsed[1]) * (1 << _UNITS[parsed[2]]))
 
 
+class Argument(click.ParamType):  # type: ignore[type-arg]
+    """`NAME=VALUE`; the value is JSON, or else the text as it stands."""
+
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        import json
+
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.isidentifier():
+            self.fail(f"{value!r}: write it like size=64", param, ctx)
+        try:
+            return name, json.loads(text)
+        except ValueError:
+            return name, text
+
+
+def _listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = tuple(value.replace(",", " ").split())
+    if not names:
+        raise click.BadParameter("an empty list")
+    return names
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="The result as JSON on stdout, an error as JSON on stderr."
 )
 parallel_option = click.option(
     "-P", "-p", "--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."
 )
+COUNT = click.IntRange(min=1)
+
+_GENERATOR_OPTIONS = [
+    parallel_option,
+    click.option("--samples", type=COUNT, help="Samples to make in all, shared out; else until ^C or its end."),
+    click.option("--seed", type=click.IntRange(min=0), help="Same seed, -P, --samples: same samples.  [random]"),
+    click.option("--fields", callback=_listed, help="Names for the values of tuples: img.npy,seg.npy"),
+    click.option("--arg", "args", multiple=True, type=Argument(), help="A parameter of FUNCTION; may be repeated."),
+    click.option("--gpus", callback=_listed, help="CUDA devices for the processes in turn: 0,1"),
+    click.option("--when-full", type=click.Choice(["wait", "drop"]), default="wait", show_default=True,
+                 help="What to do with samples at --cap."),
+    click.option("--shard-bytes", type=Bytes(), default="256M", show_default=True, help="Largest shard."),
+    click.option("--shard-seconds", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
+                 help="Seal a shard so long after its first sample."),
+]  # fmt: skip
+
+
+def generator_options(function: Decorated) -> Decorated:
+    """Add the options that wl-gen and wl-run have in common."""
+    for option in reversed(_GENERATOR_OPTIONS):
+        function = option(function)
+    return function

@@ -1,0 +1,105 @@
+"""wl-gen: run a generator in several processes into a pool or plain shards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wlshard.cli.entry import INTERRUPTED, command
+from wlshard.cli.options import COUNT, generator_options, json_option
+from wlshard.errors import UsageError
+
+if TYPE_CHECKING:
+    from wlshard.jobs.supervise import Totals
+
+
+@command(
+    "wl-gen",
+    example="""
+    wl-gen wlshard.demo.brains:generate /data/pool -P 4 --samples 1000 --cap 5000
+    wl-gen mygen.py:make -o 'train-%06d.tar' --fields img.npy,seg.npy --samples 100 --seed 1
+    """,
+)
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.argument("pool", required=False)
+@click.option("-o", "--output", metavar="TEMPLATE", help="Plain shards like 'x-%06d.tar' instead of a pool.")
+@click.option("--force", is_flag=True, help="With -o: delete the shards of that name first.")
+@generator_options
+@click.option("--cap", type=COUNT, help="Samples in the write buffer at which to wait (see --when-full).")
+@click.option("--shard-samples", type=COUNT, default=10_000, show_default=True, help="Samples in a shard.")
+@json_option
+def main(
+    function: str, pool: str | None, output: str | None, force: bool, parallel: int, seed: int | None,
+    gpus: tuple[str, ...] | None, args: tuple[tuple[str, Any], ...], as_json: bool, **settings: Any,
+) -> int:  # fmt: skip
+    """Run a generator in -P processes; its samples are sealed into POOL's write buffer (made if absent).
+
+    FUNCTION is a generator function that yields dicts of fields, {"img.npy": array, "cls": 3}, or tuples
+    named by --fields. It is given what it has parameters for: rng (a numpy Generator), worker, workers, device.
+    MODULE is a dotted name or the path of a .py file. A process that fails is started anew, five times in a
+    row at most. ^C and SIGTERM seal what is whole and end.
+
+    With -o and -P n, process i writes the shards i, i+n, i+2n and so on: without gaps when they are rolled by
+    --shard-samples and the run has --samples.
+    """
+    from wlshard.jobs.job import Job
+    from wlshard.jobs.supervise import supervise
+    from wlshard.jobs.targets import clear_outputs, is_template
+    from wlshard.seeds import fresh_seed
+
+    target = _target(pool, output, is_template)
+    if output is not None:
+        clear_outputs(output, parallel, force=force)
+    job = Job(function, target, seed=fresh_seed() if seed is None else seed, args=dict(args), **settings)
+    with _shown(job.samples, target) as show:
+        totals, interrupted = supervise(job, parallel, gpus=gpus or (), show=show)
+    result = {**totals.as_json(), "seed": job.seed}
+    if as_json:
+        import json
+
+        print(json.dumps(result))
+    else:
+        print(
+            "{generated} generated, {sealed} sealed in {shards} shards of {bytes} bytes, {dropped} dropped, "
+            "{restarts} restarts, {seconds:.1f} s, seed {seed}".format(**result)
+        )
+    return INTERRUPTED if interrupted else 0
+
+
+def _target(pool: str | None, output: str | None, is_template: Callable[[str], bool]) -> str:
+    if pool is not None and output is None:
+        if is_template(pool):
+            raise UsageError(f"to write plain shards say -o {pool}", url=pool)
+        return pool
+    if output is not None and pool is None:
+        if not is_template(output):
+            raise UsageError(
+                "shards are named by a template, -o 'x-%06d.tar'; a pool needs no -o", url=output
+            )
+        return output
+    raise UsageError("name either a POOL or -o 'x-%06d.tar'")
+
+
+@contextmanager
+def _shown(samples: int | None, target: str) -> Iterator[Callable[[Totals], None]]:
+    """Show totals as a progress bar on a terminal; warn of waits anywhere."""
+    from wlshard.jobs.gate import log_waits
+
+    warn = log_waits(target)
+    if not sys.stderr.isatty():
+        yield warn
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=samples, unit=" samples") as bar:
+
+        def show(totals: Totals) -> None:
+            warn(totals)
+            bar.set_postfix(shards=totals.shards, restarts=totals.restarts, refresh=False)
+            bar.update(totals.generated - bar.n)
+
+        yield show

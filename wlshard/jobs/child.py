@@ -1,0 +1,106 @@
+"""A generator's process: `python -m wlshard.jobs.child`, started and watched by `supervise`.
+
+Its stdin brings the job as a line of JSON, and then nothing: its end tells that the parent is gone. On its
+stdout it tells its progress, a line of JSON each; what the user's code prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from types import FrameType
+from typing import Any, NoReturn
+
+from wlshard import clock
+from wlshard.errors import UserCodeError, WlshardError
+from wlshard.jobs.generate import run_job
+from wlshard.jobs.job import Job, Progress
+from wlshard.jobs.usercode import load
+
+TELL_S = 0.1  # between two lines of progress, unless something new is sealed
+ORPHAN_S = 20.0  # what an orphan may take to seal before its whole process group is killed
+
+
+def main() -> int:
+    """Do the job; give the exit code."""
+    control, status = _take_pipes()
+    with open(control, "rb", buffering=0, closefd=False) as lines:
+        job = Job(**json.loads(lines.readline()))
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, _end)
+    orphaned = threading.Event()
+    threading.Thread(target=_watch, args=(control, orphaned), name="wlshard-parent", daemon=True).start()
+    telling = _Telling(status)
+    try:
+        run_job(job, load(job.function), telling.progress)
+        telling.last()
+        telling.line({"finished": True})
+    except WlshardError as error:
+        # What the user's code raised may not come again with other seeds; the rest is a mistake that stays.
+        retry = isinstance(error, UserCodeError) and error.__cause__ is not None
+        telling.last()
+        telling.line({"error": error.as_json(), "retry": retry})
+        return error.code
+    finally:
+        if orphaned.is_set():
+            os.killpg(0, signal.SIGKILL)
+    return 0
+
+
+def _take_pipes() -> tuple[int, int]:
+    """Move the two pipes out of the way of the user's code and of the programs it starts."""
+    control, status = os.dup(0), os.dup(1)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return control, status
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _watch(control: int, orphaned: threading.Event) -> None:
+    """Wait for the parent's end; then end as on SIGTERM, or at last without regard."""
+    while os.read(control, 4096):
+        pass
+    orphaned.set()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(ORPHAN_S)
+    os.killpg(0, signal.SIGKILL)
+
+
+class _Telling:
+    """Tells the parent, not too often; one that is gone does not matter."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+        self._told_at, self._told_sealed = float("-inf"), -1
+        self._latest: Progress | None = None
+
+    def progress(self, progress: Progress) -> None:
+        self._latest = progress
+        now = clock.monotonic()
+        if progress.sealed != self._told_sealed or now - self._told_at >= TELL_S:
+            self._told_at, self._told_sealed = now, progress.sealed
+            self.line(asdict(progress))
+
+    def last(self) -> None:
+        if self._latest is not None:
+            self.line(asdict(self._latest))
+
+    def line(self, content: dict[str, Any]) -> None:
+        data = memoryview(json.dumps(content).encode() + b"\n")
+        with suppress(BrokenPipeError):
+            while data:
+                data = data[os.write(self._status, data) :]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Run a generator in P processes: start them, hear of them, start anew what crashed, end them in order."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
+
+from wlshard import clock
+from wlshard.jobs.job import Job, Progress
+from wlshard.jobs.stopping import StopFlag
+from wlshard.jobs.targets import pool_of
+from wlshard.jobs.worker import Worker
+
+log = logging.getLogger(__name__)
+
+FAILURES = 5  # in a row, of one worker, before the whole run is given up
+PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before the first restart; doubled each time, up to the longest
+TICK_S = 0.25  # how often a child is looked for that died while something of its own held its pipe open
+GRACE_S = 20.0  # for sealing, once a child was asked to end
+
+
+@dataclass
+class Totals(Progress):
+    """What all starts of all workers made so far. `waiting_s`: the longest wait, while all of them wait."""
+
+    restarts: int = 0
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what `wl-gen --json` prints."""
+        names = "generated", "sealed", "dropped", "shards", "bytes", "restarts", "seconds"
+        return {name: getattr(self, name) for name in names}
+
+
+def shares(samples: int | None, parallel: int) -> list[int | None]:
+    """Share out the samples among the workers: ⌊N/P⌋ each, one more for the first N mod P."""
+    if samples is None:
+        return [None] * parallel
+    return [samples // parallel + (worker < samples % parallel) for worker in range(parallel)]
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+class Generators:
+    """P generator processes and their restarts. Enter to start them, call `step` until `done`.
+
+    job: what all have in common; its `samples` is the total that is shared out. gpus: CUDA devices, given
+    to the workers in turn. A process that fails is started anew, as a new writer with its own seed, for what
+    is left of its share, after a pause of `pause_s` that doubles. Its fifth failure in a row is raised by
+    `step`; a failure that is no accident (a wrong argument, a generator that yields nothing, a field that
+    does not encode in its first sample) at once.
+
+    Leaving the block ends all: SIGTERM, by which they seal, and SIGKILL for who takes longer than `grace_s`
+    or when `hurry()` says so. Nothing survives: not what they started, nor they if this process is killed.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        parallel: int = 1,
+        *,
+        gpus: Sequence[str] = (),
+        pause_s: float = PAUSE_S,
+        grace_s: float = GRACE_S,
+        hurry: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.workers = [
+            Worker(replace(job, samples=share, worker=i, workers=parallel, device=_device(gpus, i)))
+            for i, share in enumerate(shares(job.samples, parallel))
+        ]
+        self.restarts = 0
+        self._watched: selectors.BaseSelector | None = None
+        self._pool = pool_of(job.target)
+        self._pause_s, self._grace_s, self._hurry = pause_s, grace_s, hurry
+        self._started = clock.monotonic()
+
+    def __enter__(self) -> Self:
+        self._started = clock.monotonic()
+        self._watched = selectors.DefaultSelector()
+        try:
+            if self._pool is not None:
+                self._pool.create()
+            for worker in self.workers:
+                if not worker.done:
+                    self._start(worker)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def done(self) -> bool:
+        """Tell whether every worker has made its share, or its generator has ended."""
+        return all(worker.done for worker in self.workers)
+
+    def step(self, timeout_s: float) -> None:
+        """Wait for news, `timeout_s` at most; take it in; start anew what is due. Raises what is hopeless."""
+        now = clock.monotonic()
+        due = [max(0.0, worker.due - now) for worker in self.workers if worker.due is not None]
+        self._hear(min([timeout_s, TICK_S, *due]))
+        for worker in self.workers:
+            if worker.has_ended():
+                self._settle(worker)
+                if not worker.done:
+                    self._plan_restart(worker)
+            elif worker.due is not None and worker.due <= clock.monotonic():
+                self.restarts += 1
+                self._start(worker)
+
+    def totals(self) -> Totals:
+        """Sum up what the workers told."""
+        each = [worker.total() for worker in self.workers]
+        waits = [worker.latest.waiting_s for worker in self.workers if not worker.done]
+        return Totals(
+            generated=sum(one.generated for one in each),
+            sealed=sum(one.sealed for one in each),
+            dropped=sum(one.dropped for one in each),
+            shards=sum(one.shards for one in each),
+            bytes=sum(one.bytes for one in each),
+            waiting_s=None if None in waits else max((wait for wait in waits if wait), default=None),
+            buffered=max(one.buffered for one in each),
+            restarts=self.restarts,
+            seconds=clock.monotonic() - self._started,
+        )
+
+    def close(self) -> None:
+        """End all processes and wait for them to seal; afterwards nothing is left of them. Closes twice."""
+        if self._watched is None:
+            return
+        for worker in self.workers:
+            worker.ask()
+        until = clock.monotonic() + self._grace_s
+        while any(worker.process is not None for worker in self.workers):
+            if clock.monotonic() >= until or self._hurry():
+                for worker in self.workers:
+                    worker.kill()
+            self._hear(TICK_S)
+            for worker in self.workers:
+                if worker.has_ended():
+                    self._settle(worker)
+                    if worker.error is not None and worker.retry is False:
+                        log.warning("while ending: %s", worker.error)
+        self._watched.close()
+        self._watched = None
+
+    def watch(self, what: HasFileno, ready: Callable[[], object]) -> None:
+        """Let what can be read end a `step` early; `ready` is called then."""
+        self._selector().register(what, selectors.EVENT_READ, ready)
+
+    def _selector(self) -> selectors.BaseSelector:
+        assert self._watched is not None, "entered and not closed"
+        return self._watched
+
+    def _hear(self, timeout_s: float) -> None:
+        selector = self._selector()
+        for key, _ in selector.select(timeout_s):
+            if key.data() is False:  # a process has ended, or at least closed its pipe
+                selector.unregister(key.fileobj)
+
+    def _start(self, worker: Worker) -> None:
+        worker.start()
+        self._selector().register(worker.status, selectors.EVENT_READ, worker.hear)
+
+    def _settle(self, worker: Worker) -> None:
+        with suppress(KeyError):  # it is out already if its pipe was closed first
+            self._selector().unregister(worker.status)
+        worker.settle()
+
+    def _plan_restart(self, worker: Worker) -> None:
+        error = worker.error
+        assert error is not None
+        if worker.left == 0:
+            worker.done = True  # what was salvaged is all that was missing
+            return
+        if not worker.retry and not worker.total().sealed:
+            raise error
+        if worker.failures >= FAILURES:
+            message = f"given up after {FAILURES} failures in a row, the last: {error.message}"
+            raise type(error)(message, url=error.url, member=error.member, key=error.key) from error
+        pause = min(LONGEST_PAUSE_S, self._pause_s * 2 ** (worker.failures - 1))
+        worker.due = clock.monotonic() + pause
+        log.warning(
+            "%s\nstarting it anew in %g s (failure %d of %d)", error, pause, worker.failures, FAILURES
+        )
+
+
+def _device(gpus: Sequence[str], worker: int) -> str:
+    return f"cuda:{gpus[worker % len(gpus)]}" if gpus else "cpu"
+
+
+def supervise(
+    job: Job, parallel: int = 1, *, gpus: Sequence[str] = (), show: Callable[[Totals], None]
+) -> tuple[Totals, bool]:
+    """Run generators until they are done, or SIGINT or SIGTERM comes; tell the totals, and whether it came.
+
+    show: hears the totals at every news, once a second at least. A second signal kills instead of waiting.
+    """
+    with StopFlag() as stop:
+        generators = Generators(job, parallel, gpus=gpus, hurry=lambda: stop.count > 1)
+        with generators:
+            generators.watch(stop, stop.drain)
+            while not generators.done and stop.asked is None:
+                generators.step(1.0)
+                show(generators.totals())
+        return generators.totals(), stop.asked is not None

@@ -1,0 +1,94 @@
+"""Where generators write: a pool, or plain shards whose numbers the workers share out among them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from wlshard.errors import NotFound, UsageError
+from wlshard.pool.pool import Pool
+from wlshard.pool.seal import SealingTarget
+from wlshard.shards.writer import ClosedShard, TemplateTarget
+from wlshard.store.base import Draft, object_url
+from wlshard.store.connect import locate
+from wlshard.tar.index import index_name, parse_index
+
+
+def is_template(target: str) -> bool:
+    """Tell `x-%06d.tar` from a pool's URL."""
+    return target.endswith(".tar")
+
+
+def pool_of(target: str) -> Pool | None:
+    """Give the pool that a target names; None for a template."""
+    return None if is_template(target) else Pool(target)
+
+
+class SharedTemplate:
+    """Plain shards by P workers: worker i takes the numbers i, i+P, i+2P, …
+
+    The keys of its samples that have none are i, i+P, … too, so that none comes twice in the whole set.
+    done: (shards, samples) of this worker that earlier starts of it published.
+    """
+
+    wants_sha256 = False
+
+    def __init__(self, template: str, worker: int, workers: int, done: tuple[int, int] = (0, 0)) -> None:
+        self._plain = TemplateTarget(template)
+        self._worker, self._workers = worker, workers
+        self._shards_done, self._samples_done = done
+
+    def open_draft(self, seq: int) -> Draft:
+        return self._plain.open_draft(self._number(seq))
+
+    def publish(self, draft: Draft, shard: ClosedShard) -> str:
+        return self._plain.publish(draft, replace(shard, seq=self._number(shard.seq)))
+
+    def default_key(self, n: int) -> str:
+        return self._plain.default_key((self._samples_done + n) * self._workers + self._worker)
+
+    def _number(self, seq: int) -> int:
+        return (self._shards_done + seq - 1) * self._workers + self._worker + 1  # the plain one counts from 1
+
+
+def open_target(
+    target: str, worker: int, workers: int, done: tuple[int, int]
+) -> SealingTarget | SharedTemplate:
+    """Give the target of one start of a worker."""
+    pool = pool_of(target)
+    return SharedTemplate(target, worker, workers, done) if pool is None else SealingTarget(pool)
+
+
+def published(template: str, worker: int, workers: int, after: int = 0) -> tuple[int, int, int]:
+    """Count what a worker has published beyond its first `after` shards: (shards, samples, bytes)."""
+    shards = samples = size = 0
+    while True:
+        store, name = locate(template % ((after + shards) * workers + worker))
+        try:
+            size += store.stat(name).bytes
+            samples += parse_index(store.read(index_name(name)), index_name(name)).samples
+        except NotFound:
+            return shards, samples, size
+        shards += 1
+
+
+def clear_outputs(template: str, workers: int, *, force: bool) -> None:
+    """Refuse (UsageError) a template whose first outputs are there; with `force`, delete all of them.
+
+    So a set of shards never holds some of an earlier run: numbers are deleted upwards until none is left.
+    """
+    TemplateTarget(template)  # UsageError if it is none
+    number, missing = 0, 0
+    while missing < workers:
+        store, name = locate(template % number)
+        number += 1
+        try:
+            store.stat(name)
+        except NotFound:
+            missing += 1
+            continue
+        if not force:
+            url = object_url(store.url, name)
+            raise UsageError("exists already: choose another name, or --force to replace", url=url)
+        missing = 0
+        store.delete(name)
+        store.delete(index_name(name))

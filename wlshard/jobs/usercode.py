@@ -1,0 +1,172 @@
+"""The user's generator: found, given what it asks for, and run so that its errors are told as its own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from wlshard.errors import NotFound, UsageError, UserCodeError, WlshardError
+from wlshard.sample import Sample, fields_of
+
+Function: TypeAlias = Callable[..., Any]
+
+OFFERED = ("rng", "worker", "workers", "device")
+
+
+@contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn what the user's code raises inside the block into UserCodeError with its traceback.
+
+    Our own errors pass as they are; signals and KeyboardInterrupt too.
+    """
+    try:
+        yield
+    except WlshardError:
+        raise
+    except (Exception, SystemExit) as error:  # one of the three places: see the design
+        # The first frame is this one's: the user's story begins below it.
+        trace = error.__traceback__.tb_next if error.__traceback__ else None
+        told = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+        raise UserCodeError(f"{what} failed: see its traceback and mend it\n{told}") from error
+
+
+def load(name: str) -> Function:
+    """Import `MODULE:FUNCTION`; MODULE is a dotted name, looked for in the current folder too, or a .py file.
+
+    UsageError: no such form or nothing callable; NotFound: no such module or function; UserCodeError: the
+    module's own code fails.
+    """
+    module_name, colon, function_name = name.rpartition(":")
+    if not colon or not module_name or not function_name:
+        raise UsageError(f"{name!r} names no function: write MODULE:FUNCTION or path/to/file.py:FUNCTION")
+    with user_code(f"importing {module_name}"):
+        module = _load_file(module_name) if module_name.endswith(".py") else _load_module(module_name)
+    try:
+        function = getattr(module, function_name)
+    except AttributeError:
+        there = [each for each, value in vars(module).items() if inspect.isgeneratorfunction(value)]
+        advice = f"its generators are: {', '.join(there)}" if there else "it has no generator functions"
+        raise NotFound(f"{module_name} has no {function_name!r}: {advice}") from None
+    if not callable(function):
+        raise UsageError(f"{name} is {type(function).__name__}, no function")
+    result: Function = function
+    return result
+
+
+def _load_module(name: str) -> ModuleType:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            advice = "name it as Python imports it from here, or give the path of its .py file"
+            raise NotFound(f"there is no module {name}: {advice}") from None
+        raise
+
+
+def _load_file(path: str) -> ModuleType:
+    path = os.path.abspath(path)
+    name = os.path.basename(path)[: -len(".py")]
+    if name in sys.modules:
+        name = f"{name}_of_the_user"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not os.path.isfile(path):
+        raise NotFound("there is no such Python file", url=path)
+    folder = os.path.dirname(path)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as `python path/to/file.py` does: its neighbours can be imported
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def bind(function: Function, offered: Mapping[str, Callable[[], Any]], args: Mapping[str, Any]) -> Function:
+    """Give the function with its parameters filled in by name: what is offered, then the user's arguments.
+
+    offered: makers, called only for what the function has a parameter for. UsageError: an argument that it
+    has no parameter for, or a parameter that nothing is there for.
+    """
+    name = function_name(function)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError as error:
+        raise UsageError(f"{name} does not tell its parameters: wrap it in a function of Python") from error
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    unknown = [] if takes_all else [arg for arg in args if arg not in named]
+    if unknown:
+        has = ", ".join(named) or "none"
+        raise UsageError(f"{name} has no parameter {unknown[0]!r}: it has {has}")
+    values = {each: make() for each, make in offered.items() if each in named and each not in args}
+    values.update(args)
+    for parameter in parameters:
+        needed = parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        )
+        if needed and parameter.name not in values:
+            raise UsageError(
+                f"{name} needs {parameter.name!r}: give it a default or --arg {parameter.name}=VALUE "
+                f"(offered by name are {', '.join(OFFERED)})"
+            )
+    return lambda: function(**values)
+
+
+def function_name(function: Function) -> str:
+    """Give the name to call a function by in a message."""
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
+def samples_of(call: Function, name: str, fields: Sequence[str] | None) -> Generator[Sample, None, None]:
+    """Run a bound generator once and yield its samples, as dicts; what it yields else is UserCodeError."""
+    with user_code(name):
+        made = call()
+    if not isinstance(made, Iterable) or isinstance(made, Mapping | str | bytes):
+        kind = type(made).__name__
+        raise UserCodeError(f"{name} returned {kind}: it must be a generator function, which yields samples")
+    iterator = iter(made)
+    try:
+        while True:
+            with user_code(name):
+                value = next(iterator, iterator)  # no sample is the iterator itself
+            if value is iterator:
+                return
+            yield _as_sample(value, fields, lambda: f"{name}{_place(iterator)}")
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            with user_code(name):
+                close()
+
+
+def _place(iterator: Iterator[Any]) -> str:
+    """Say where a generator stands: ` (line 12 of gen.py)`."""
+    frame = getattr(iterator, "gi_frame", None)
+    return f" (line {frame.f_lineno} of {frame.f_code.co_filename})" if frame else ""
+
+
+def _as_sample(value: Any, fields: Sequence[str] | None, name: Callable[[], str]) -> Sample:
+    if isinstance(value, dict):
+        if fields is not None:
+            raise UserCodeError(f"{name()} yields dicts, which name their fields: leave out --fields")
+        if not any(isinstance(each, str) for each in value) or not fields_of(value):
+            raise UserCodeError(f"{name()} yielded a dict without a field: name one like 'img.npy'")
+        return value
+    if fields is None:
+        advice = "yield a dict of fields, or name the fields of a tuple by --fields img.npy,seg.npy"
+        raise UserCodeError(f"{name()} yielded {type(value).__name__}: {advice}")
+    values = value if isinstance(value, tuple) or (isinstance(value, list) and len(fields) > 1) else (value,)
+    if len(values) != len(fields):
+        count = f"{len(values)} value{'s' if len(values) != 1 else ''} for {len(fields)} fields"
+        raise UserCodeError(f"{name()} yielded {count} ({','.join(fields)}): one for each is needed")
+    return dict(zip(fields, values, strict=True))

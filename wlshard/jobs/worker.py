@@ -1,0 +1,176 @@
+"""One worker of a generator run: the process it has now, and what all its starts have made so far."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+from wlshard import errors
+from wlshard.errors import UserCodeError, WlshardError
+from wlshard.jobs.job import Job, Progress
+from wlshard.jobs.targets import pool_of, published
+from wlshard.pool.buffer import sealed_shards
+
+_SUMMED = "generated", "sealed", "dropped", "shards", "bytes"
+
+
+class Worker:
+    """Starts a child process for its share of a job, hears its progress, and settles what it left.
+
+    `left`: samples of the share that no start has sealed or dropped; None: no share, the generator decides.
+    `failures`: starts in a row that failed; one that went on after sealing a shard begins a new row.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.left = job.samples
+        self.done = job.samples == 0
+        self.failures = 0
+        self.due: float | None = None  # when the next start is, by the monotonic clock
+        self.process: subprocess.Popen[bytes] | None = None
+        self.error: WlshardError | None = None  # of the last start that told one
+        self.retry = True
+        self.finished = False  # the process told that it came to its end
+        self.latest = Progress()
+        self._before = Progress()  # sum of the starts that ended
+        self._unread = b""
+
+    def start(self) -> None:
+        """Start the next process: a new writer with its own seed."""
+        self.due, self.error, self.retry, self.finished = None, None, True, False
+        self.latest, self._unread = Progress(), b""
+        done = self._before.shards, self._before.sealed
+        job = replace(self.job, samples=self.left, done=done)
+        self.job = replace(self.job, start=self.job.start + 1)
+        command = [sys.executable, "-P", "-m", "wlshard.jobs.child"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=0
+        )
+        assert self.process.stdin is not None
+        os.set_blocking(self.status, False)
+        with suppress(BrokenPipeError):  # dead already: its end will be seen
+            self.process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
+
+    @property
+    def status(self) -> int:
+        """Give the end of the pipe on which the process tells its progress."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+    def hear(self) -> bool:
+        """Take in what the process told; False once it can tell nothing more."""
+        while True:
+            try:
+                data = os.read(self.status, 65536)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            *lines, self._unread = (self._unread + data).split(b"\n")
+            for line in lines:
+                self._take(json.loads(line))
+
+    def _take(self, told: dict[str, Any]) -> None:
+        if "error" in told:
+            self.error, self.retry = _error(told["error"]), told["retry"]
+            return
+        if "finished" in told:
+            self.finished = True
+            return
+        progress = Progress(**told)
+        if self.latest.sealed and progress.generated > self.latest.generated:
+            self.failures = 0
+        self.latest = progress
+
+    def total(self) -> Progress:
+        """Sum up all starts; what is no sum is of the latest."""
+        sums = {name: getattr(self._before, name) + getattr(self.latest, name) for name in _SUMMED}
+        return replace(self.latest, **sums)
+
+    def ask(self) -> None:
+        """Ask the process to seal and end."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the process and all of its group."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def has_ended(self) -> bool:
+        """Tell whether the process has ended, to be settled."""
+        if self.process is None:
+            return False
+        # Not reaped yet: so the number of its group, which settle kills, cannot be another's already.
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def settle(self) -> None:
+        """Reap a process that ended, and whatever it started; seal and count what it left.
+
+        Afterwards the worker is done, or `error` tells why not.
+        """
+        assert self.process is not None
+        self.hear()
+        self.kill()
+        code = self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self.process = None
+        self.done = self.finished
+        if not self.done:
+            self.failures += 1
+            self._count_what_is_there()
+            if self.error is None:
+                which = f"{self.job.function}, worker {self.job.worker}, start {self.job.start - 1}"
+                self.error = UserCodeError(
+                    f"{which}: its process {_how(code)}; see above for what it printed"
+                )
+        self._before, self.latest = self.total(), Progress()
+        if self.job.samples is not None:
+            self.left = max(0, self.job.samples - self._before.sealed - self._before.dropped)
+
+    def _count_what_is_there(self) -> None:
+        """Correct the progress of a process that could not tell its last: by what is published."""
+        latest, pool = self.latest, pool_of(self.job.target)
+        if pool is None:
+            shards, samples, size = published(
+                self.job.target, self.job.worker, self.job.workers, self._before.shards
+            )
+        else:
+            pool.salvage()
+            # Twice the same number: it was salvaged while it lived on. The larger holds the smaller.
+            own = {
+                shard.parsed.seq: shard
+                for shard in sorted(sealed_shards(pool.store), key=lambda each: each.samples)
+                if shard.parsed.writer == latest.writer
+            }
+            samples = sum(shard.samples for shard in own.values())
+            shards, size = len(own), sum(shard.bytes for shard in own.values())
+        if samples > latest.sealed:
+            latest.sealed, latest.shards, latest.bytes = samples, shards, size
+        latest.generated = max(latest.generated, latest.sealed + latest.dropped)
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    asked = " (asked to by a signal)" if code in (128 + signal.SIGTERM, 128 + signal.SIGINT) else ""
+    return f"ended with exit code {code}{asked}"
+
+
+def _error(told: dict[str, Any]) -> WlshardError:
+    """Make the error again that a process told."""
+    kind = getattr(errors, told["error"], WlshardError)
+    made: WlshardError = kind(
+        told["message"], url=told["url"], member=told["member"], key=told["key"], offset=told["offset"]
+    )
+    return made
