@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -24,9 +24,18 @@ EXIT_CODES = """0 ok · 1 unexpected · 2 usage · 3 done, but something was ski
 class Command(click.Command):
     """A command of ours: `main()` never raises anything but SystemExit."""
 
-    def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, example: str, bare: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.example = example
+        self.bare = bare
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # click would take the word after a bare `--watch` for its value, whatever it is.
+        ours = args[: args.index("--")] if "--" in args else args
+        for at, (word, after) in enumerate(zip(ours, [*ours[1:], ""], strict=True)):
+            if word in self.bare and not after.replace(".", "", 1).isdecimal():
+                args[at] = f"{word}={self.bare[word]}"
+        return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Example"):
@@ -54,15 +63,19 @@ class Command(click.Command):
         return int(code or 0)
 
 
-def command(name: str, *, example: str) -> Callable[[Callable[..., int | None]], Command]:
+def command(
+    name: str, *, example: str, bare: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., int | None]], Command]:
     """Make a function the command `name`; it returns its exit code, None being 0.
 
-    example: the lines shown under "Example", before the exit codes, at the end of the help.
+    example: the lines shown under "Example", before the exit codes, at the end of the help. bare: options
+    whose number may be left out, and what they mean then.
     """
 
     def decorate(function: Callable[..., int | None]) -> Command:
         settings = {"help_option_names": ["-h", "--help"]}
-        return click.command(name, cls=Command, example=example, context_settings=settings)(function)
+        make = click.command(name, cls=Command, example=example, bare=bare or {}, context_settings=settings)
+        return make(function)
 
     return decorate
 

@@ -39,7 +39,7 @@ def main(
     """Run a generator in -P processes; its samples are sealed into POOL's write buffer (made if absent).
 
     FUNCTION is a generator function that yields dicts of fields, {"img.npy": array, "cls": 3}, or tuples
-    named by --fields. It is given what it has parameters for: rng (a numpy Generator), worker, workers, device.
+    named by --fields. It gets what it has parameters for: rng (a numpy Generator), worker, workers, device.
     MODULE is a dotted name or the path of a .py file. A process that fails is started anew, five times in a
     row at most. ^C and SIGTERM seal what is whole and end.
 

@@ -62,19 +62,20 @@ parallel_option = click.option(
     "-P", "-p", "--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."
 )
 COUNT = click.IntRange(min=1)
+SEED = click.IntRange(min=0)
 
 _GENERATOR_OPTIONS = [
     parallel_option,
-    click.option("--samples", type=COUNT, help="Samples to make in all, shared out; else until ^C or its end."),
-    click.option("--seed", type=click.IntRange(min=0), help="Same seed, -P, --samples: same samples.  [random]"),
+    click.option("--samples", type=COUNT, help="Samples to make in all.  [until ^C or its end]"),
+    click.option("--seed", type=SEED, help="Same seed, -P, --samples: same samples.  [fresh]"),
     click.option("--fields", callback=_listed, help="Names for the values of tuples: img.npy,seg.npy"),
-    click.option("--arg", "args", multiple=True, type=Argument(), help="A parameter of FUNCTION; may be repeated."),
+    click.option("--arg", "args", multiple=True, type=Argument(), help="A parameter of FUNCTION."),
     click.option("--gpus", callback=_listed, help="CUDA devices for the processes in turn: 0,1"),
     click.option("--when-full", type=click.Choice(["wait", "drop"]), default="wait", show_default=True,
                  help="What to do with samples at --cap."),
     click.option("--shard-bytes", type=Bytes(), default="256M", show_default=True, help="Largest shard."),
-    click.option("--shard-seconds", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
-                 help="Seal a shard so long after its first sample."),
+    click.option("--shard-seconds", type=click.FloatRange(min=0, min_open=True), default=60.0,
+                 show_default=True, help="Seal a shard so long after its first sample."),
 ]  # fmt: skip
 
 

@@ -32,8 +32,9 @@ def user_code(what: str) -> Iterator[None]:
     except WlshardError:
         raise
     except (Exception, SystemExit) as error:  # one of the three places: see the design
-        # The first frame is this one's: the user's story begins below it.
-        trace = error.__traceback__.tb_next if error.__traceback__ else None
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next  # the user's story begins below ours
         told = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
         raise UserCodeError(f"{what} failed: see its traceback and mend it\n{told}") from error
 

@@ -35,6 +35,7 @@ class Worker:
         self.due: float | None = None  # when the next start is, by the monotonic clock
         self.process: subprocess.Popen[bytes] | None = None
         self.error: WlshardError | None = None  # of the last start that told one
+        self.told = ""  # the last error that was warned of
         self.retry = True
         self.finished = False  # the process told that it came to its end
         self.latest = Progress()
