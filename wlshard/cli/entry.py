@@ -32,7 +32,7 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # click would take the word after a bare `--watch` for its value, whatever it is.
         ours = args[: args.index("--")] if "--" in args else args
-        for at, (word, after) in enumerate(zip(ours, [*ours[1:], ""], strict=True)):
+        for at, (word, after) in enumerate(zip(ours, [*ours[1:], ""], strict=False)):
             if word in self.bare and not after.replace(".", "", 1).isdecimal():
                 args[at] = f"{word}={self.bare[word]}"
         return super().parse_args(ctx, args)

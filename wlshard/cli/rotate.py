@@ -62,8 +62,9 @@ def _told(done: Rotation, dry_run: bool) -> str:
         text = f"generation {done.previous} stays: not enough waits in the write buffer"
     else:
         promoted, kept, dropped = done.promoted, done.kept, done.dropped
+        would = "would commit " if dry_run else ""
         text = (
-            f"{'would commit ' if dry_run else ''}generation {done.generation}: {promoted.samples} samples in "
+            f"{would}generation {done.generation}: {promoted.samples} samples in "
             f"{promoted.shards} shards promoted, {kept.samples} kept, {dropped.samples} dropped"
         )
     bad = "".join(f"\nset aside: {shard} ({reason})" for shard, reason in done.quarantined)
