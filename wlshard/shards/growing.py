@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
+from bisect import bisect_right
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -12,8 +14,8 @@ from wlshard.errors import CodecError, GroupingError, WlshardError
 from wlshard.sample import Sample
 from wlshard.shards.naming import check_key, fields_of
 from wlshard.store.base import Buffer, Draft
-from wlshard.tar.header import BLOCK, END_MARK, member_header, padding
-from wlshard.tar.index import Located, format_index
+from wlshard.tar.header import BLOCK, END_MARK, member_header
+from wlshard.tar.index import IndexText, Located
 
 FLUSH_BYTES = 1 << 20
 FLUSH_S = 0.2
@@ -79,22 +81,24 @@ class GrowingShard:
     """Samples on their way into a draft, whose scratch ends in an end mark after every flush.
 
     So the whole samples of a killed writer can be told from its last torn one: something valid follows them.
-    Holds up to 1 MiB of samples, and about 300 bytes a member for the index. Not locked: its writer is.
+    Holds up to 1 MiB of samples, and about 100 bytes a member for the index. Not locked: its writer is.
     """
 
     def __init__(self, draft: Draft, *, sha256: bool) -> None:
         self.draft = draft
         self.opened = self._flushed_at = clock.monotonic()
-        self.located: list[list[Located]] = []
         self.end = 0  # bytes of all samples; the end mark comes on top
+        self._ends = array("Q")  # of each sample
+        self._index = IndexText()
         self._keys: set[str] = set()
         self._pending: list[Buffer] = []
+        self._large = False  # the last sample pending has a large part
         self._flushed = 0
         self._hash = hashlib.sha256() if sha256 else None
 
     @property
     def samples(self) -> int:
-        return len(self.located)
+        return len(self._ends)
 
     @property
     def tar_bytes(self) -> int:
@@ -106,24 +110,27 @@ class GrowingShard:
             raise GroupingError("this key is in the shard already: give each sample its own", key=members.key)
         held, start = len(self._pending), self.end
         self._keys.add(members.key)
+        self._index.add(start, members.located)
         self._pending += members.parts
-        self.located.append([(ext, start + at, size, name) for ext, at, size, name in members.located])
         self.end = start + members.bytes
+        self._ends.append(self.end)
+        self._large = members.large
         late = clock.monotonic() - self._flushed_at >= FLUSH_S
         if late or members.large or self.end - self._flushed >= FLUSH_BYTES:
             try:
                 self.flush()
             except WlshardError:
                 del self._pending[held:]
-                self.located.pop()
+                self._ends.pop()
+                self._index.cut(self.samples)
                 self._keys.discard(members.key)
-                self.end = start
+                self.end, self._large = start, False
                 raise
 
     def flush(self) -> None:
         """Write what is held; if the store refuses it is held on, and the scratch ends as it did before."""
         if self._pending:
-            self._write(_gather(self._pending), self.end)
+            self._write(_gather(self._pending) if self._large else [b"".join(self._pending)], self.end)
             self._pending = []
         self._flushed_at = clock.monotonic()
 
@@ -133,11 +140,11 @@ class GrowingShard:
         What is written leaves room for the index, or the shard could not be published.
         """
         data = memoryview(b"".join(self._pending))
-        room = bytes(len(format_index(self.located)) + ROOM_BYTES)
+        room = bytes(len(self._index.text()) + ROOM_BYTES)
         base, self._pending = self._flushed, []
-        kept = sum(1 for sample in self.located if _end_of(sample) <= base)
-        for sample in self.located[kept:]:
-            part, end = data[self._flushed - base : _end_of(sample) - base], _end_of(sample)
+        kept = bisect_right(self._ends, base)
+        for end in self._ends[kept:]:
+            part = data[self._flushed - base : end - base]
             try:
                 self.draft.write([part, END_MARK, room], at=self._flushed)
                 self._write([part], end)
@@ -146,7 +153,8 @@ class GrowingShard:
                 break
             kept += 1
         lost = self.samples - kept
-        del self.located[kept:]
+        del self._ends[kept:]
+        self._index.cut(kept)
         self.end = self._flushed
         return lost
 
@@ -157,7 +165,7 @@ class GrowingShard:
             whole = self._hash.copy()
             whole.update(END_MARK)
             digest = whole.hexdigest()
-        return format_index(self.located), digest
+        return self._index.text(), digest
 
     def _write(self, parts: list[Buffer], end: int) -> None:
         try:
@@ -173,11 +181,6 @@ class GrowingShard:
     def _mark_end(self) -> None:
         with suppress(WlshardError):  # the first error is the one to tell
             self.draft.write([END_MARK], at=self._flushed)
-
-
-def _end_of(sample: list[Located]) -> int:
-    _, at, size, _ = sample[-1]
-    return at + size + padding(size)
 
 
 def _gather(parts: list[Buffer]) -> list[Buffer]:

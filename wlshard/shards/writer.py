@@ -10,7 +10,7 @@ from typing import Protocol, Self
 from wlshard import clock
 from wlshard.errors import NotFound, UsageError, WlshardError
 from wlshard.sample import KEY, Sample
-from wlshard.shards.growing import GrowingShard, Members, encode_sample
+from wlshard.shards.growing import GrowingShard, encode_sample
 from wlshard.store.base import Buffer, Draft, Store, object_url
 from wlshard.store.connect import locate
 from wlshard.tar.index import index_name
@@ -129,7 +129,7 @@ class RollingWriter:
     end mark counted; a single sample may be larger), and `shard_seconds` after its first sample: a thread
     watches that if it is set. The samples of one call are in the shard whole or not at all, and the writer
     goes on after any error. Leaving the block closes it; after an exception inside, the open shard is
-    dropped. Threads may share it. Holds 1 MiB of samples and about 300 bytes a member of the open shard.
+    dropped. Threads may share it. Holds 1 MiB of samples and about 100 bytes a member of the open shard.
 
     `shards`: URLs of what was published, holding `sealed` samples in `bytes`; `samples`: all taken so far.
     """
@@ -169,15 +169,19 @@ class RollingWriter:
                 raise UsageError("this writer is closed: open another")
             key = sample.get(KEY)
             members = encode_sample(self._target.default_key(self.samples) if key is None else key, sample)
-            if self._shard is not None and self._must_roll(self._shard, members):
+            shard = self._shard
+            if shard is not None and (
+                shard.tar_bytes + members.bytes > self._shard_bytes
+                or shard.samples >= self._shard_samples
+                or (self._shard_seconds is not None and self._seconds_left() <= 0)
+            ):
                 self._seal()
-            if self._shard is None:
-                draft = self._target.open_draft(len(self.shards) + 1)
-                self._shard = GrowingShard(draft, sha256=self._target.wants_sha256)
-                self._start_timer()
-            self._shard.add(members)
+                shard = None
+            if shard is None:
+                shard = self._open()
+            shard.add(members)
             self.samples += 1
-            if self._shard.samples >= self._shard_samples:
+            if shard.samples >= self._shard_samples:
                 self._seal()
 
     def close(self) -> None:
@@ -225,16 +229,18 @@ class RollingWriter:
         finally:
             self._abandon()
 
+    def _open(self) -> GrowingShard:
+        draft = self._target.open_draft(len(self.shards) + 1)
+        self._shard = GrowingShard(draft, sha256=self._target.wants_sha256)
+        self._start_timer()
+        return self._shard
+
     def _abandon(self) -> None:
         """Let go of a shard that could not be published; its scratch stays."""
         shard, self._shard = self._shard, None
         if shard is not None:
             log.warning("%d samples of an unpublished shard stay in its scratch, *.partial", shard.samples)
             shard.draft.abandon()
-
-    def _must_roll(self, shard: GrowingShard, members: Members) -> bool:
-        full = shard.samples >= self._shard_samples or shard.tar_bytes + members.bytes > self._shard_bytes
-        return full or self._seconds_left() <= 0
 
     def _seal(self) -> None:
         shard = self._shard
