@@ -528,8 +528,9 @@ def test_force_replaces_tar_and_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("number", range(1, 30))
 def test_whenever_it_dies_every_visible_tar_is_whole_and_its_index_its_own(
-    number: int, force: bool, store: FaultyStore, tmp_path: Path
+    number: int, force: bool, store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(growing, "FLUSH_BYTES", 0)
     if force:
         with RollingWriter(TemplateTarget(template(tmp_path)), shard_samples=1) as out:
             for sample in range(2):
@@ -591,14 +592,15 @@ def disk_is_full(operation: Operation) -> BaseException | None:
     return StoreUnavailable("the disk is full") if full else None
 
 
+@pytest.mark.parametrize("limit", ["FLUSH_BYTES", "FLUSH_S"])
 def test_the_scratch_ends_in_an_end_mark_after_every_flush(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(growing, "FLUSH_BYTES", 1)
+    monkeypatch.setattr(growing, limit, 0)
+    scratch = tmp_path / "x-000000.tar.partial"
     with RollingWriter(TemplateTarget(template(tmp_path))) as out:
         for number in range(5):
             out.write(a_sample(number))
-            scratch = tmp_path / "x-000000.tar.partial"
             assert scratch.read_bytes().endswith(END_MARK)
             assert len(keys(scratch)) == number + 1
 
@@ -624,7 +626,7 @@ def test_a_write_that_fails_is_undone_and_the_writer_goes_on(
 ) -> None:
     with RollingWriter(TemplateTarget(template(tmp_path))) as out:
         out.write(a_sample(0))
-        monkeypatch.setattr(growing, "FLUSH_BYTES", 1)
+        monkeypatch.setattr(growing, "FLUSH_S", 0)
         store.fails = disk_is_full
         with pytest.raises(StoreUnavailable):
             out.write(a_sample(1))
@@ -633,6 +635,46 @@ def test_a_write_that_fails_is_undone_and_the_writer_goes_on(
         out.write(a_sample(2))
     assert keys(out.shards[0]) == ["00000", "00001", "00002"]
     assert out.samples == 3
+
+
+def test_a_store_that_comes_and_goes_loses_only_what_was_refused(
+    store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing, "FLUSH_BYTES", 3000)
+    refused = []
+    target = HashingTarget(template(tmp_path))
+    with RollingWriter(target) as out:
+        for number in range(60):
+            store.fails = disk_is_full if number % 20 < 10 else lambda _: None
+            try:
+                out.write(a_sample(number))
+            except StoreUnavailable:
+                refused.append(f"{number:05d}")
+        store.fails = lambda _: None
+    assert refused
+    assert keys(out.shards[0]) == [key for key in map("{:05d}".format, range(60)) if key not in refused]
+    assert out.samples == 60 - len(refused)
+    assert target.closed is not None
+    assert target.closed.sha256 == hashlib.sha256(Path(out.shards[0]).read_bytes()).hexdigest()
+
+
+def test_a_forked_child_hears_that_the_writer_is_its_parents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing, "FLUSH_BYTES", 0)
+    with RollingWriter(TemplateTarget(template(tmp_path))) as out:
+        out.write(a_sample(0))
+        child = os.fork()
+        if not child:
+            try:
+                out.write(a_sample(1))
+                out.close()
+            except UsageError:
+                os._exit(7)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        out.write(a_sample(2))
+    assert keys(out.shards[0]) == ["00000", "00002"]
 
 
 def test_close_publishes_what_fits_and_says_how_much_did_not(store: FaultyStore, tmp_path: Path) -> None:

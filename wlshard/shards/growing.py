@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from bisect import bisect_right
-from contextlib import suppress
 from typing import NamedTuple
 
 from wlshard import clock
@@ -13,6 +11,7 @@ from wlshard.codecs import encode
 from wlshard.errors import CodecError, GroupingError, WlshardError
 from wlshard.sample import Sample
 from wlshard.shards.naming import check_key, fields_of
+from wlshard.shards.scratch import Scratch
 from wlshard.store.base import Buffer, Draft
 from wlshard.tar.header import BLOCK, END_MARK, member_header
 from wlshard.tar.index import IndexText, Located
@@ -78,14 +77,13 @@ def _encode(field: str, value: object, key: str, member: str) -> Buffer:
 
 
 class GrowingShard:
-    """Samples on their way into a draft, whose scratch ends in an end mark after every flush.
+    """Samples on their way into a draft.
 
-    So the whole samples of a killed writer can be told from its last torn one: something valid follows them.
     Holds up to 1 MiB of samples, and about 100 bytes a member for the index. Not locked: its writer is.
     """
 
     def __init__(self, draft: Draft, *, sha256: bool) -> None:
-        self.draft = draft
+        self.scratch = Scratch(draft, sha256=sha256)
         self.opened = self._flushed_at = clock.monotonic()
         self.end = 0  # bytes of all samples; the end mark comes on top
         self._ends = array("Q")  # of each sample
@@ -93,8 +91,6 @@ class GrowingShard:
         self._keys: set[str] = set()
         self._pending: list[Buffer] = []
         self._large = False  # the last sample pending has a large part
-        self._flushed = 0
-        self._hash = hashlib.sha256() if sha256 else None
 
     @property
     def samples(self) -> int:
@@ -108,29 +104,29 @@ class GrowingShard:
         """Take a sample. After an error of the store it is not in the shard; those before it are."""
         if members.key in self._keys:
             raise GroupingError("this key is in the shard already: give each sample its own", key=members.key)
-        held, start = len(self._pending), self.end
+        start = self.end
         self._keys.add(members.key)
         self._index.add(start, members.located)
         self._pending += members.parts
         self.end = start + members.bytes
         self._ends.append(self.end)
         self._large = members.large
-        late = clock.monotonic() - self._flushed_at >= FLUSH_S
-        if late or members.large or self.end - self._flushed >= FLUSH_BYTES:
-            try:
+        try:
+            late = clock.monotonic() - self._flushed_at >= FLUSH_S
+            if late or members.large or self.end - self.scratch.end >= FLUSH_BYTES:
                 self.flush()
-            except WlshardError:
-                del self._pending[held:]
-                self._ends.pop()
-                self._index.cut(self.samples)
-                self._keys.discard(members.key)
-                self.end, self._large = start, False
-                raise
+        except WlshardError:
+            del self._pending[-len(members.parts) :]
+            self._ends.pop()
+            self._index.cut(self.samples)
+            self._keys.discard(members.key)
+            self.end, self._large = start, False
+            raise
 
     def flush(self) -> None:
         """Write what is held; if the store refuses it is held on, and the scratch ends as it did before."""
         if self._pending:
-            self._write(_gather(self._pending) if self._large else [b"".join(self._pending)], self.end)
+            self.scratch.write(_gather(self._pending) if self._large else [b"".join(self._pending)])
             self._pending = []
         self._flushed_at = clock.monotonic()
 
@@ -140,47 +136,22 @@ class GrowingShard:
         What is written leaves room for the index, or the shard could not be published.
         """
         data = memoryview(b"".join(self._pending))
-        room = bytes(len(self._index.text()) + ROOM_BYTES)
-        base, self._pending = self._flushed, []
+        room = len(self._index.text()) + ROOM_BYTES
+        base, self._pending = self.scratch.end, []
         kept = bisect_right(self._ends, base)
         for end in self._ends[kept:]:
-            part = data[self._flushed - base : end - base]
-            try:
-                self.draft.write([part, END_MARK, room], at=self._flushed)
-                self._write([part], end)
-            except WlshardError:
-                self._mark_end()
+            if not self.scratch.write_if_room(data[self.scratch.end - base : end - base], room):
                 break
             kept += 1
         lost = self.samples - kept
         del self._ends[kept:]
         self._index.cut(kept)
-        self.end = self._flushed
+        self.end = self.scratch.end
         return lost
 
     def finish(self) -> tuple[bytes, str]:
         """Give the index and the sha256 in hex ("" if not asked for) of the whole, flushed shard."""
-        digest = ""
-        if self._hash is not None:
-            whole = self._hash.copy()
-            whole.update(END_MARK)
-            digest = whole.hexdigest()
-        return self._index.text(), digest
-
-    def _write(self, parts: list[Buffer], end: int) -> None:
-        try:
-            self.draft.write([*parts, END_MARK], at=self._flushed)
-        except WlshardError:
-            self._mark_end()
-            raise
-        if self._hash is not None:
-            for part in parts:
-                self._hash.update(part)
-        self._flushed = end
-
-    def _mark_end(self) -> None:
-        with suppress(WlshardError):  # the first error is the one to tell
-            self.draft.write([END_MARK], at=self._flushed)
+        return self._index.text(), self.scratch.sha256()
 
 
 def _gather(parts: list[Buffer]) -> list[Buffer]:

@@ -215,7 +215,7 @@ class RollingWriter:
             shard, self._shard = self._shard, None
             if shard is not None:
                 self.samples -= shard.samples
-                shard.draft.discard()
+                shard.scratch.draft.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -240,7 +240,7 @@ class RollingWriter:
         shard, self._shard = self._shard, None
         if shard is not None:
             log.warning("%d samples of an unpublished shard stay in its scratch, *.partial", shard.samples)
-            shard.draft.abandon()
+            shard.scratch.draft.abandon()
 
     def _seal(self) -> None:
         shard = self._shard
@@ -249,12 +249,12 @@ class RollingWriter:
             shard.flush()
             index, digest = shard.finish()
             closed = ClosedShard(len(self.shards) + 1, shard.samples, shard.tar_bytes, index, digest)
-            url = self._target.publish(shard.draft, closed)
+            url = self._target.publish(shard.scratch.draft, closed)
             self.shards.append(url)
             self.sealed += shard.samples
             self.bytes += shard.tar_bytes
         else:
-            shard.draft.discard()
+            shard.scratch.draft.discard()
         self._shard = None
 
     def _seconds_left(self) -> float:
