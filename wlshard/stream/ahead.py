@@ -51,6 +51,7 @@ class ReadAhead(Generic[T]):
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+        self._check_open()
         raise StopIteration
 
     def release(self, samples: int) -> None:
@@ -81,9 +82,12 @@ class ReadAhead(Generic[T]):
                     log.warning("waiting for the store for %.0f s", clock.monotonic() - began)
                     tell *= 2
             self._hungry = False
-            if self._closed:
-                raise UsageError("this loader was closed, or begun again, while an iterator of it was in use")
+        self._check_open()
         self.waited_s += clock.monotonic() - began
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this loader was closed, or begun again, while an iterator of it was in use")
 
     def _read(self) -> None:
         error: BaseException | None = None

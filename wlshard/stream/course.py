@@ -189,7 +189,8 @@ class Course:
                 "begin anew without load_state_dict, and keep more generations (wl-rotate --keep)",
                 url=error.url,
             ) from error
-        self._waited_s += clock.monotonic() - began
+        finally:
+            self._waited_s += clock.monotonic() - began
         self._at.check(generation=data.generation, digest=data.digest)
         return data
 

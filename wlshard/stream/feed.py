@@ -42,7 +42,7 @@ class FixedFeed:
     def __init__(
         self, open_data: Callable[[], Data], rows: Callable[[OnError, bool], Iterator[Sample]]
     ) -> None:
-        self.rows = rows
+        self._rows = rows
         self._open_data = open_data
         self._data: Data | None = None
 
@@ -50,6 +50,9 @@ class FixedFeed:
         if self._data is None:
             self._data = self._open_data()
         return self._data
+
+    def rows(self, on_error: OnError, copy: bool) -> Iterator[Sample]:
+        return self._rows(on_error, copy)
 
     def served(self, samples: int, waited_s: float) -> None:
         """Nobody asks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from typing import Any, Protocol
 
 from wlshard.testing.values import keys_of
@@ -46,7 +46,7 @@ def check_coverage(
 
 
 def _epoch(loader: Closable, place: str) -> list[list[str]]:
-    counted = len(loader) if hasattr(loader, "__len__") else None
+    counted = len(loader) if isinstance(loader, Sized) else None
     batches = [list(keys_of(batch)) for batch in loader]
     assert counted in (None, len(batches)), f"{place}: len() said {counted}, {len(batches)} batches came"
     return batches

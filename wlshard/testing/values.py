@@ -17,9 +17,9 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, np.ndarray):
-        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+        return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
     equal = one == other
-    return bool(equal.all()) if hasattr(equal, "all") else bool(equal)
+    return bool(equal.all() if hasattr(equal, "all") else equal)  # a torch tensor compares by element
 
 
 def keys_of(batch: Any) -> Iterator[str]:
