@@ -64,8 +64,9 @@ def main(
         print(json.dumps(result))
     else:
         print(
-            "{generated} generated, {sealed} sealed in {shards} shards of {bytes} bytes, {dropped} dropped, "
-            "{restarts} restarts, {seconds:.1f} s, seed {seed}".format(**result)
+            "wl-gen: {generated} generated, {sealed} sealed in {shards} shards ({bytes} bytes), "
+            "{dropped} dropped, {restarts} restarts, {seconds:.1f} s, seed {seed}".format(**result),
+            file=sys.stderr,
         )
     return INTERRUPTED if interrupted else 0
 

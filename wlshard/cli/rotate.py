@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -45,7 +46,10 @@ def main(pool: str, at: int, watch: float | None, pool_samples: int, dry_run: bo
     from wlshard.pool.pool import Pool
 
     def show(done: Rotation) -> None:
-        print(json.dumps(done.as_json()) if as_json else _told(done, dry_run), flush=True)
+        if as_json:
+            print(json.dumps(done.as_json()), flush=True)
+        else:
+            print(f"wl-rotate: {_told(done, dry_run)}", file=sys.stderr)
 
     if watch is not None:
         if dry_run:

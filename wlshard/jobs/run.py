@@ -1,0 +1,129 @@
+"""Generators, rotation and a consumer together, from start to orderly end: what `wl-run` does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from wlshard import clock
+from wlshard.errors import StoreUnavailable, UsageError
+from wlshard.jobs.consumer import Consumer
+from wlshard.jobs.job import Job
+from wlshard.jobs.rotation import Rotator
+from wlshard.jobs.stopping import StopFlag
+from wlshard.jobs.supervise import Generators, Totals
+from wlshard.pool.pool import Pool
+from wlshard.store.connect import is_local, local_path
+
+log = logging.getLogger(__name__)
+
+TURN_S = 1.0  # between two looks at the pool
+PATIENCE_S = 10.0  # for the consumer to end by itself after ^C, before it gets SIGTERM
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a running pool looks like, once a second; counts of samples. `served`: of all generations."""
+
+    totals: Totals
+    buffered: int
+    cap: int | None
+    generation: int
+    samples: int
+    served: int
+    reuse: float
+
+
+def run(
+    job: Job,
+    command: Sequence[str],
+    *,
+    parallel: int,
+    at: int,
+    pool_samples: int = 0,
+    gpus: Sequence[str] = (),
+    show: Callable[[Snapshot], None],
+) -> int:
+    """Run generators into a pool, rotate it, and run a command on it; give the command's exit code.
+
+    The command finds the pool's URL in WL_POOL. All ends when the command does, or on SIGINT (130) and
+    SIGTERM (130): the command first, then the generators, which seal. When the generators are done, what
+    waits is promoted, and the command goes on alone. A second signal kills what is still there.
+    Errors of the generators and the store end the run, too.
+    """
+    if job.cap is not None and job.cap < at:
+        raise UsageError(f"a cap of {job.cap} stops the generators before the {at} of --at can be there")
+    pool = Pool(job.target).create()
+    with StopFlag() as stop:
+
+        def hurry() -> bool:
+            return stop.count > 1
+
+        generators = Generators(job, parallel, gpus=gpus, hurry=hurry)
+        environ = {"WL_POOL": _everywhere(job.target)}
+        with generators, Consumer(command, environ, hurry=hurry) as consumer:
+            generators.watch(stop, stop.drain)
+            course = _Course(generators, Rotator(pool, at=at, pool_samples=pool_samples), job.cap, show)
+            while consumer.poll() is None and stop.asked is None:
+                course.step()
+            if stop.asked == signal.SIGINT:
+                consumer.interrupt()
+                until = clock.monotonic() + PATIENCE_S
+                while consumer.poll() is None and clock.monotonic() < until and not hurry():
+                    course.step()
+            code = consumer.poll()
+    return INTERRUPTED if stop.asked is not None or code is None else code
+
+
+class _Course:
+    """What happens again and again while the consumer runs."""
+
+    def __init__(
+        self, generators: Generators, rotator: Rotator, cap: int | None, show: Callable[[Snapshot], None]
+    ) -> None:
+        self._generators, self._rotator, self._cap, self._show = generators, rotator, cap, show
+        self._next = 0.0
+        self._emptied = False
+        self._served: dict[int, int] = {}
+
+    def step(self) -> None:
+        """Hear the generators, for a moment; each second, rotate if due and show how it stands."""
+        if clock.monotonic() >= self._next:
+            self._next = clock.monotonic() + TURN_S
+            self._turn()
+        self._generators.step(max(0.0, self._next - clock.monotonic()))
+
+    def _turn(self) -> None:
+        pool = self._rotator.pool
+        try:
+            status = pool.status()
+        except StoreUnavailable as error:
+            log.warning("%s", error)
+            return
+        done = self._generators.done
+        rest = done and not self._emptied
+        self._rotator.turn(buffered=status.buffer.samples, rest=rest)
+        self._emptied = done
+        for generation in (status.generation - 1, status.generation):  # the one before may still be read
+            if generation >= 0:
+                self._served[generation] = sum(note.served for note in pool.served(generation))
+        self._show(
+            Snapshot(
+                totals=self._generators.totals(),
+                buffered=status.buffer.samples,
+                cap=self._cap,
+                generation=status.generation,
+                samples=status.samples,
+                served=sum(self._served.values()),
+                reuse=status.reuse,
+            )
+        )
+
+
+def _everywhere(url: str) -> str:
+    """Give the URL such that it means the same in every folder."""
+    return os.path.abspath(local_path(url)) if is_local(url) else url
