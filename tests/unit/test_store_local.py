@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import stat
@@ -188,8 +189,9 @@ def test_a_forked_child_does_not_keep_the_scratch_of_its_dead_parent(store):
     try:
         assert in_child(parent) == -signal.SIGKILL
         grandchild = int(os.read(read_end, 20))
-        assert [entry.name for entry in store.drafts()] == ["x"]
+        left = [entry.name for entry in store.drafts()]
         os.kill(grandchild, signal.SIGKILL)
+        assert left == ["x"]
     finally:
         os.close(read_end)
         os.close(write_end)
@@ -227,6 +229,46 @@ def test_newborn_scratch_is_left_to_its_writer(store, tmp_path):
 
     with clock.use(Later):
         assert [entry.name for entry in store.drafts()] == ["x"]
+
+
+def test_scratch_that_goes_before_it_is_locked_is_not_taken(store, monkeypatch):
+    draft = store.draft("x")
+    draft.write([b"data"])
+    draft.abandon()
+    real = fcntl.flock
+
+    def late(fd, how):
+        store.drop("x")
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert store.reopen("x") is None
+
+
+@pytest.mark.parametrize("stolen", [True, False])
+def test_a_writer_that_slept_while_its_newborn_scratch_was_taken_notices(store, monkeypatch, stolen):
+    real = fcntl.flock
+
+    def late(fd, how):
+        if stolen:
+            raise BlockingIOError
+        store.drop("x")
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(StoreUnavailable, match="try again"):
+        store.draft("x")
+
+
+def test_a_file_system_without_locks_works_and_never_calls_scratch_abandoned(store, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
+    store.put("a", b"x")
+    assert store.create("b", b"x")
+    draft = store.draft("x")
+    draft.write([b"data"])
+    draft.abandon()
+    assert list(store.drafts()) == []
+    assert store.reopen("x") is None
 
 
 def test_listing_goes_on_past_links_to_nowhere(store, tmp_path):

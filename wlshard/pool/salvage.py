@@ -21,6 +21,7 @@ from wlshard.sample import split_name
 from wlshard.store.base import Entry, Reader, Store, object_url
 from wlshard.tar.header import END_MARK, padding
 from wlshard.tar.index import format_index, locate_samples
+from wlshard.tar.reader import read_members
 
 log = logging.getLogger(__name__)
 
@@ -73,21 +74,25 @@ class _Whole(NamedTuple):
 
 def _whole_samples(reader: Reader, url: str) -> _Whole:
     """Find the samples that something valid follows: another sample's header, or the end mark."""
-    from wlshard.tar.reader import read_members
-
     members: list[tuple[str, int, int]] = []
     try:
         for member in read_members(reader, url):
             members.append((member.name, member.data, member.size))  # noqa: PERF401 — it may break off
     except TarError as fault:
         log.info("the last sample of %s is torn: %s", url, fault)
-        torn = split_name(members[-1][0]) if members else None
-        while members and torn is not None and (split_name(members[-1][0]) or ("",))[0] == torn[0]:
+        # A member that is cut has had its header: if that begins a sample, the one before it is whole.
+        torn = _key(fault.member) if fault.member is not None else members and _key(members[-1][0])
+        while members and _key(members[-1][0]) == torn:
             members.pop()
     if not members:
         return _Whole([], 0)
     _, data, size = members[-1]
     return _Whole(members, data + size + padding(size))
+
+
+def _key(member: str) -> str:
+    parts = split_name(member)
+    return parts[0] if parts else ""
 
 
 def _copy_and_seal(store: Store, scratch: str, whole: _Whole, writer: str, seq: int) -> ShardName | None:

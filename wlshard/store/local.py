@@ -125,11 +125,16 @@ class LocalStore:
                 raise StoreUnavailable(advice, url=object_url(self.url, name) + SCRATCH) from error
             raise self._refused(error, name) from error
         try:
-            lock.acquire()
+            ours = lock.acquire() and os.fstat(lock.fd).st_nlink > 0
         except OSError as error:
-            if not cannot_lock(error):  # without locks scratch is never known to be abandoned, no more
+            if not cannot_lock(error):
                 lock.close()
                 raise self._refused(error, name) from error
+            ours = True  # without locks scratch is never known to be abandoned, no more
+        if not ours:
+            lock.close()
+            advice = "its new scratch was taken for a dead process's, this one slept too long: try again"
+            raise StoreUnavailable(advice, url=object_url(self.url, name) + SCRATCH)
         return LocalDraft(self, name, lock)
 
     def drafts(self, prefix: str = "") -> Iterator[Entry]:

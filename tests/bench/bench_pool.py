@@ -1,0 +1,157 @@
+"""How fast a pool is: commit until a waiting reader sees it, rotation of many shards, sealing.
+
+python tests/bench/bench_pool.py [--quick] [--folder FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from wlshard.pool.names import ShardName, new_writer
+from wlshard.pool.pool import Pool
+from wlshard.pool.writer import ShardWriter
+from wlshard.tar.header import END_MARK, member_header, padding
+
+POLL_S = 0.005  # of the waiting reader
+
+
+def tar_of(number: int) -> bytes:
+    payload = b"%d" % number
+    return (
+        member_header(f"{number:09d}.cls", len(payload)) + payload + bytes(padding(len(payload))) + END_MARK
+    )
+
+
+def lay_shards(pool: Pool, count: int) -> None:
+    """Seal shards without the fsyncs that a real writer pays for each."""
+    folder = Path(pool.url, "shards")
+    folder.mkdir(exist_ok=True)
+    writers = [new_writer() for _ in range(16)]
+    for number in range(count):
+        data = tar_of(number)
+        name = ShardName(writers[number % 16], number // 16 + 1, 1, hashlib.sha256(data).hexdigest()[:32])
+        (folder / str(name)).write_bytes(data)
+        (folder / str(name)).with_suffix(".idx").write_bytes(b"v1.2 1\n")
+
+
+def rotate_many(folder: Path, shards: int) -> float:
+    pool = Pool(folder).create()
+    lay_shards(pool, shards)
+    began = time.perf_counter()
+    done = pool.rotate()
+    seconds = time.perf_counter() - began
+    assert done.promoted.shards == shards
+    return seconds
+
+
+def rotate_few_of_many(folder: Path, shards: int) -> float:
+    """A rotation that promotes one shard where `shards` lie covered already."""
+    pool = Pool(folder).create()
+    lay_shards(pool, shards)
+    pool.rotate()
+    lay_shards(pool, 1)
+    began = time.perf_counter()
+    pool.rotate(pool_samples=10**9)
+    return time.perf_counter() - began
+
+
+def commit_to_visible(folder: Path, rounds: int) -> list[float]:
+    """Seconds from the return of `rotate` in this process until a thread that polls has the manifest."""
+    pool = Pool(folder).create()
+    seen: dict[int, float] = {}
+
+    def wait() -> None:
+        watcher, last = Pool(folder), 0
+        while last < rounds:
+            newest = watcher.newest(after=last)
+            if newest is None:
+                time.sleep(POLL_S)
+            else:
+                last = newest.generation
+                seen[last] = time.perf_counter()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    latencies = []
+    for generation in range(1, rounds + 1):
+        lay_shards(pool, 1)
+        pool.rotate()
+        committed = time.perf_counter()
+        while generation not in seen:
+            time.sleep(0.0005)
+        latencies.append(max(0.0, seen[generation] - committed))
+    thread.join()
+    return latencies
+
+
+def seal(folder: Path, shards: int, shard_bytes: int) -> float:
+    """Seconds to write and seal shards, fsync and sha256 included."""
+    pool = Pool(folder).create()
+    payload = os.urandom(1 << 20)
+    began = time.perf_counter()
+    with ShardWriter(pool, shard_samples=shard_bytes // len(payload)) as writer:
+        for _ in range(shards * (shard_bytes // len(payload))):
+            writer.write({"bin": payload})
+    return time.perf_counter() - began
+
+
+def plain_write(folder: Path, shards: int, shard_bytes: int) -> float:
+    """The same bytes by plain write and fsync: what the disk gives."""
+    folder.mkdir()
+    payload = os.urandom(1 << 20)
+    began = time.perf_counter()
+    for number in range(shards):
+        with open(folder / str(number), "wb", buffering=0) as file:
+            file.writelines(payload for _ in range(shard_bytes // len(payload)))
+            os.fsync(file.fileno())
+    return time.perf_counter() - began
+
+
+def row(name: str, values: list[float], unit: str) -> str:
+    return f"| {name} | {statistics.median(values):.4g} | {min(values):.4g}–{max(values):.4g} | {unit} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller")
+    parser.add_argument("--folder", default=tempfile.gettempdir(), help="on the disk to measure")
+    options = parser.parse_args()
+    many = 1000 if options.quick else 10_000
+    runs = 2 if options.quick else 5
+    shards, shard_bytes = (2, 1 << 23) if options.quick else (4, 1 << 26)
+    full, few, sealing, plain = [], [], [], []
+    latencies: list[float] = []
+    for run in range(-1, runs):  # the first is the warm-up
+        with tempfile.TemporaryDirectory(dir=options.folder) as base:
+            folder = Path(base)
+            taken = (
+                rotate_many(folder / "a", many),
+                rotate_few_of_many(folder / "b", many),
+                seal(folder / "c", shards, shard_bytes),
+                plain_write(folder / "d", shards, shard_bytes),
+            )
+            visible = commit_to_visible(folder / "e", 20)
+        if run >= 0:
+            for values, value in zip((full, few, sealing, plain), taken, strict=True):
+                values.append(value)
+            latencies += visible
+    megabytes = shards * shard_bytes / 1e6
+    print("| what | median | min–max | unit |\n|---|---|---|---|")
+    print(row(f"rotate {many} sealed shards", full, "s"))
+    print(row(f"rotate 1 more, {many} kept", few, "s"))
+    print(row(f"commit to visible, polled every {POLL_S * 1e3:.0f} ms", [v * 1e3 for v in latencies], "ms"))
+    print(row(f"seal shards of {shard_bytes >> 20} MiB", [megabytes / value for value in sealing], "MB/s"))
+    print(row("plain write + fsync of the same", [megabytes / value for value in plain], "MB/s"))
+    ratios = [theirs / ours for ours, theirs in zip(sealing, plain, strict=True)]
+    print(row("seal / plain write", ratios, "×"))
+
+
+if __name__ == "__main__":
+    main()
