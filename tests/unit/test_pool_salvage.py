@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from pools import Interrupting, keys_in, keys_of
+from pools import WRITER_A, Interrupting, keys_in, keys_of, seal_by_hand
 
+from wlshard.errors import AccessDenied, StoreUnavailable
 from wlshard.pool import salvage as salvaging
 from wlshard.pool.names import new_writer, scratch_name
 from wlshard.pool.pool import Pool
@@ -142,6 +143,16 @@ def test_scratch_that_was_not_on_disk_when_the_machine_went_down_is_dropped(tmp_
 
 
 salvaging_booted = salvaging.booted_at
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("the disk is full"), AccessDenied("read-only")])
+def test_what_cannot_be_sealed_now_waits_and_stops_no_rotation(pool, caplog, error):
+    leave(pool, WHOLE)
+    seal_by_hand(pool.store, WRITER_A, 1)
+    full = FaultyStore(pool.store, lambda op: error if op.kind == "draft.write" else None)
+    assert Pool(pool.url, store=full).rotate().promoted.samples == 1
+    assert "cannot be sealed now" in caplog.text
+    assert pool.rotate().promoted.samples == 4
 
 
 def test_a_new_writer_seals_what_a_dead_one_left(pool):

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from typing import NamedTuple
 
-from wlshard.errors import TarError
+from wlshard.errors import AccessDenied, StoreUnavailable, TarError
 from wlshard.pool.names import (
     SHARDS,
     ShardName,
@@ -32,7 +32,7 @@ def salvage(store: Store) -> list[str]:
     """Seal what dead writers of this machine left in their scratch; give the shards' names.
 
     Equal scratch gives equal shards, and it is deleted last: dying on the way, or doing this twice at once,
-    changes nothing.
+    changes nothing. What the store does not let us seal now, on a full disk say, waits for the next time.
     """
     sealed = []
     for entry in list(store.drafts(f"{SHARDS}/")):
@@ -42,7 +42,11 @@ def salvage(store: Store) -> list[str]:
         place = parse_scratch(entry.name)
         if place is None or host_of(place[0]) != this_host():
             continue  # locks do not reach other machines on every file system: those look after their own
-        name = _seal_whole(store, entry, *place)
+        try:
+            name = _seal_whole(store, entry, *place)
+        except (StoreUnavailable, AccessDenied) as error:
+            log.warning("what a dead writer left in %s cannot be sealed now: %s", entry.name, error)
+            continue
         if name is not None:
             sealed.append(str(name))
     return sealed
