@@ -70,6 +70,8 @@ class Grouper:
                 if self._whole():
                     yield sample
                 self._key, self._ended, prefix = b"", True, _NO_PREFIX
+        if self._key:
+            self.tally.dropped += 1  # nothing follows it
 
     def _start(self, key: bytes, begin: int) -> Sample:
         """Begin the sample of this key."""
@@ -79,6 +81,7 @@ class Grouper:
         if not self._keys.add(key):
             what = "the key comes back: the members of a sample must stand together, and keys be used once"
             self._refuse(GroupingError(what, url=self.url, key=name, offset=begin))
+            self._bad = True
         return {KEY: name, URL: self.url}
 
     def _add(self, sample: Sample, raw: bytes, begin: int, payload: Payload) -> None:
@@ -92,6 +95,7 @@ class Grouper:
             member = f"{sample[KEY]}.{_text(raw)}"
             what = f"the field {field} is there twice: names differ by more than case"
             self._refuse(GroupingError(what, url=self.url, member=member, key=sample[KEY], offset=begin))
+            self._bad = True
             return
         sample[field] = payload
 
@@ -119,7 +123,6 @@ class Grouper:
         if not self.skip:
             raise error
         self.tally.fault(error)
-        self._bad = True
 
 
 def split_raw(name: bytes) -> tuple[bytes, int] | None:

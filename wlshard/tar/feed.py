@@ -49,7 +49,7 @@ class Feed:
         self.pos = self.filled = 0
         self.over = False
         self._blocks = Blocks() if blocks is None else blocks
-        self._block_bytes = block_bytes
+        self.block_bytes = block_bytes
         self._seek = seek
         self._ended = False  # the source has given fewer bytes than asked
         self._asked = False  # and has been asked why
@@ -90,7 +90,7 @@ class Feed:
         header that follows it.
         """
         carry = self.filled - self.pos
-        wanted = self._block_bytes
+        wanted = self.block_bytes
         if need > wanted:
             wanted = need + HEADER_BYTES + (-(need + HEADER_BYTES) & (PAGE_BYTES - 1))
         try:

@@ -48,7 +48,7 @@ class Tape:
 
     def common(self, members: list[RawMember]) -> None:
         """Take the members in memory that are like the last one."""
-        if not self.ending and not self.standing:
+        if not self.ending and not self.standing and self.max_member_bytes >= self.feed.block_bytes:
             take_common(self.feed, self.like, self.copy, members)
 
     def uncommon(self, members: list[RawMember]) -> bool:
