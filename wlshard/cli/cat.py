@@ -1,0 +1,101 @@
+"""wl-cat: one field of one sample to stdout, as it stands in the shard."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from wlshard.cli.entry import command
+from wlshard.errors import NotFound, WlshardError, printable
+
+if TYPE_CHECKING:
+    from wlshard.sample import Sample
+
+
+@command(
+    "wl-cat",
+    example="""
+    wl-cat 'photos-{000000..000003}.tar' jpg 17 > photo.jpg
+    wl-cat train.tar 'png;jpg' | display -
+    curl -s http://host/train.tar | wl-cat - __key__
+    """,
+)
+@click.argument("url")
+@click.argument("field")
+@click.argument("skip", type=click.IntRange(min=0), default=0)
+def main(url: str, field: str, skip: int) -> None:
+    """Write one FIELD of the sample after SKIP others (default 0: the first) to stdout, byte for byte.
+
+    URL: shards in any form (x-{0000..0147}.tar, x-@000148.tar, a.tar::b.tar, a glob, a folder, a wids JSON
+    index), a pool (POOL, POOL@n), or - for stdin. FIELD may name alternatives, 'png;jpg': the first that is
+    there. __key__ and __url__ are fields, too. With an index beside the shard only that sample is read.
+    """
+    sample = _sample(_shards(url), skip, url)
+    names = [name if name.startswith("__") else name.lower() for name in field.split(";")]
+    for name in names:
+        if name in sample:
+            value = sample[name]
+            is_text = isinstance(value, str)
+            sys.stdout.buffer.write(value.encode("utf-8", "surrogateescape") if is_text else value)
+            return
+    there = " ".join(printable(name) for name in sample if not name.startswith("__"))
+    raise NotFound(f"no field {field!r}; there are: {there}", url=sample["__url__"], key=sample["__key__"])
+
+
+def _shards(url: str) -> list[str]:
+    # A file is found without the rooms that know of pools: it would cost as much time as all the rest.
+    if url == "-" or (os.path.isfile(url) and not url.endswith(".json")):
+        return [url]
+    from wlshard.pool.source import resolve
+
+    found = resolve(url)
+    if found.pool is None:
+        return found.urls
+    shards = found.pool.shards(found.generation)
+    if not shards:
+        raise NotFound("this generation holds no samples yet: run wl-rotate, or wait for one", url=url)
+    return shards
+
+
+def _sample(shards: list[str], skip: int, source: str) -> Sample:
+    """Find the sample after `skip` others: by the index of a shard where it has one."""
+    from wlshard.shards.reader import read_samples
+
+    left = skip
+    for shard in shards:
+        if left and _has_index(shard):
+            from wlshard.shards.access import ShardAccess
+
+            with ShardAccess(shard) as access:
+                count = access.samples if access.seekable else None
+                if count is not None:
+                    if left < count:
+                        return access.read(left, 1)[0]
+                    left -= count
+                    continue
+        for sample in read_samples(shard):
+            if not left:
+                return sample
+            left -= 1
+    raise NotFound(f"no sample {skip}, counted from 0: there are {skip - left}", url=source)
+
+
+def _has_index(shard: str) -> bool:
+    if shard == "-":
+        return False
+    from wlshard.store.connect import locate
+    from wlshard.tar.index import index_name
+
+    store, name = locate(shard)
+    try:
+        store.stat(index_name(name))
+    except WlshardError:  # not there, or not to be asked for: reading on finds the sample, too
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()
