@@ -1,0 +1,164 @@
+"""What is in shards: fields, types, dtypes, shapes, ranges, counts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+from wlshard.codecs import decoder
+from wlshard.errors import CodecError, WlshardError
+from wlshard.sample import KEY, Sample, fields_of
+from wlshard.shards.access import ShardAccess
+from wlshard.shards.expand import STDIN
+from wlshard.shards.reader import read_samples
+from wlshard.store.connect import locate
+
+SHAPES = 20  # of one field, the most frequent ones
+
+
+class FieldSurvey:
+    """One field over many samples. Arrays are looked at whole, also those in lists and dicts (npz, ten)."""
+
+    def __init__(self) -> None:
+        self.count = self.bytes = 0
+        self.types: Counter[str] = Counter()
+        self.dtypes: Counter[str] = Counter()
+        self.shapes: Counter[tuple[int, ...]] = Counter()
+        self.min: float | int | None = None
+        self.max: float | int | None = None
+
+    def add(self, value: Any, size: int) -> None:
+        self.count += 1
+        self.bytes += size
+        self.types[type(value).__name__] += 1
+        for array in _arrays(value):
+            self.dtypes[str(array.dtype)] += 1
+            self.shapes[tuple(array.shape)] += 1
+            if array.size and array.dtype.kind in "biuf":
+                import numpy as np
+
+                # fmin and fmax pass over NaN, unless there is nothing else
+                self._widen(np.fmin.reduce(array, None).item(), np.fmax.reduce(array, None).item())
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            self._widen(value, value)
+
+    def _widen(self, low: float | int, high: float | int) -> None:
+        if not math.isnan(low):
+            self.min = low if self.min is None else min(self.min, low)
+            self.max = high if self.max is None else max(self.max, high)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the field as in `wl-info --json`: names by frequency; a range that ends nowhere is null."""
+        return {
+            "count": self.count,
+            "types": [name for name, _ in self.types.most_common()],
+            "dtype": ", ".join(name for name, _ in self.dtypes.most_common()) or None,
+            "shapes": [list(shape) for shape, _ in self.shapes.most_common(SHAPES)],
+            "shapes_omitted": max(0, len(self.shapes) - SHAPES),
+            "min": _finite(self.min),
+            "max": _finite(self.max),
+            "bytes": self.bytes,
+        }
+
+
+class Survey:
+    """Of a list of shards: `samples` and `bytes` in all (None: only reading all of it would tell), the number
+    of shards, and `fields` over the first `looked_at` samples."""
+
+    def __init__(self, shards: int) -> None:
+        self.shards = shards
+        self.samples: int | None = None
+        self.bytes: int | None = None
+        self.looked_at = 0
+        self.fields: dict[str, FieldSurvey] = {}
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "kind": "shards",
+            "shards": self.shards,
+            "samples": self.samples,
+            "bytes": self.bytes,
+            "looked_at": self.looked_at,
+            "fields": {name: field.as_json() for name, field in sorted(self.fields.items())},
+        }
+
+
+def survey(urls: Sequence[str], *, samples: int = 0, images: bool | str | None = "stored") -> Survey:
+    """Look at the first `samples` samples (0: all) of these shards, decoded, and count the rest.
+
+    images: as for `codecs.decoder`; None leaves every field undecoded. Counting reads indexes, scans local
+    shards that have none and decompresses compressed ones. CodecError names url, key and member.
+    """
+    found = Survey(len(urls))
+    with closing(_stream(urls)) as stream:
+        for sample in islice(stream, samples or None):
+            _add(found, sample, images)
+            found.looked_at += 1
+        if STDIN in urls or not samples or found.looked_at < samples:
+            found.samples = found.looked_at + sum(1 for _ in stream)
+        else:
+            found.samples = _total(_counts(urls))
+    found.bytes = _total(_sizes(urls))
+    return found
+
+
+def _stream(urls: Sequence[str]) -> Generator[Sample, None, None]:
+    for url in urls:
+        yield from read_samples(url)
+
+
+def _add(found: Survey, sample: Sample, images: bool | str | None) -> None:
+    for name in fields_of(sample):
+        data = sample[name]
+        try:
+            value = bytes(data) if images is None else decoder(name, images)(data)
+        except CodecError as error:
+            error.url, error.key = sample["__url__"], sample[KEY]
+            error.member = f"{sample[KEY]}.{name}"
+            raise
+        found.fields.setdefault(name, FieldSurvey()).add(value, len(data))
+
+
+def _counts(urls: Sequence[str]) -> Iterator[int | None]:
+    for url in urls:
+        with ShardAccess(url) as access:
+            yield access.samples
+
+
+def _sizes(urls: Sequence[str]) -> Iterator[int | None]:
+    for url in urls:
+        if url == STDIN:
+            yield None
+            continue
+        store, name = locate(url)
+        try:
+            yield store.stat(name).bytes
+        except WlshardError:  # a server that does not tell
+            yield None
+
+
+def _total(numbers: Iterator[int | None]) -> int | None:
+    total = 0
+    for number in numbers:
+        if number is None:
+            return None
+        total += number
+    return total
+
+
+def _arrays(value: Any) -> Iterator[Any]:
+    """Find the arrays in a value: itself, or those of a list or a dict."""
+    if hasattr(value, "dtype"):
+        yield value
+    elif isinstance(value, list | tuple):
+        yield from (one for one in value if hasattr(one, "dtype"))
+    elif isinstance(value, dict):
+        yield from (one for one in value.values() if hasattr(one, "dtype"))
+
+
+def _finite(number: float | int | None) -> float | int | None:
+    return number if number is None or math.isfinite(number) else None
