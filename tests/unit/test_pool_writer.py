@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import traceback
 
 import pytest
 from pools import keys_in, keys_of, names_of
@@ -261,3 +262,35 @@ def test_memory_pools_end_with_their_process(memory_url):
 def test_a_pool_is_found_at_a_file_url(tmp_path):
     Pool(tmp_path.as_uri()).create()
     assert connect(str(tmp_path)).read("wlshard.json")
+
+
+def test_writers_and_rotators_in_many_processes_lose_and_repeat_nothing(tmp_path):
+    pool = Pool(tmp_path).create()
+
+    def write():
+        with ShardWriter(pool.url, shard_samples=2) as writer:
+            for number in range(20):
+                writer.write({"cls": number})
+
+    def rotate():
+        mine = Pool(pool.url)
+        while mine.newest().samples < 60:
+            mine.rotate(pool_samples=10**6)
+
+    def child(action):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                action()
+                os._exit(0)
+            finally:
+                traceback.print_exc()
+                os._exit(1)
+        return pid
+
+    for pid in [*(child(write) for _ in range(3)), *(child(rotate) for _ in range(2))]:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    keys = keys_of(pool)
+    assert len(keys) == len(set(keys)) == 60
+    for generation in pool.generations()[1:]:
+        assert any(shard.promoted == generation for shard in pool.manifest(generation).shards)
