@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wlshard.errors import TarError
-from wlshard.tar.index import Located, format_index, index_name, locate_samples, parse_index
+from wlshard.tar.index import IndexText, Located, format_index, index_name, locate_samples, parse_index
 
 TWO: list[list[Located]] = [
     [("cls", 512, 1, "000000.cls"), ("png", 1536, 600, "000000.png")],
@@ -40,6 +40,16 @@ def test_the_text_is_what_wds2idx_writes() -> None:
 
 def test_a_blank_in_a_name_makes_version_1_1() -> None:
     assert format_index([[("cls", 512, 1, "my photo.cls")]]) == b"v1.1 1\ncls 512 1\n"
+
+
+def test_a_blank_that_comes_late_takes_the_names_of_those_before() -> None:
+    index = IndexText()
+    index.add(0, [("cls", 512, 1, "a.cls"), ("png", 1536, 600, "a.png")])
+    index.add(2560, [("cls", 512, 1, "b c.cls")])
+    index.add(3584, [("cls", 512, 1, "d.cls")])
+    assert index.text() == b"v1.1 3\ncls 512 1 png 1536 600\ncls 3072 1\ncls 4096 1\n"
+    index.cut(1)
+    assert index.text() == b"v1.1 1\ncls 512 1 png 1536 600\n"
 
 
 def test_spans_begin_where_the_sample_before_ends() -> None:

@@ -654,6 +654,8 @@ def test_a_store_that_comes_and_goes_loses_only_what_was_refused(
     assert refused
     assert keys(out.shards[0]) == [key for key in map("{:05d}".format, range(60)) if key not in refused]
     assert out.samples == 60 - len(refused)
+    index = (tmp_path / "x-000000.idx").read_text().splitlines()
+    assert [line.split()[3] for line in index[1:]] == [name for name, _ in members(out.shards[0])]
     assert target.closed is not None
     assert target.closed.sha256 == hashlib.sha256(Path(out.shards[0]).read_bytes()).hexdigest()
 
