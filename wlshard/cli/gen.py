@@ -48,12 +48,12 @@ def main(
     """
     from wlshard.jobs.job import Job
     from wlshard.jobs.supervise import supervise
-    from wlshard.jobs.targets import clear_outputs, is_template
+    from wlshard.jobs.targets import delete_outputs, is_template
     from wlshard.seeds import fresh_seed
 
     target = _target(pool, output, is_template)
-    if output is not None:
-        clear_outputs(output, parallel, force=force)
+    if force and output is not None:
+        delete_outputs(output, parallel)
     job = Job(function, target, seed=fresh_seed() if seed is None else seed, args=dict(args), **settings)
     with _shown(job.samples, target) as show:
         totals, interrupted = supervise(job, parallel, gpus=gpus or (), show=show)

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 from wlshard import clock
 from wlshard.jobs.job import Job, Progress
 from wlshard.jobs.stopping import StopFlag
-from wlshard.jobs.targets import pool_of
+from wlshard.jobs.targets import pool_of, refuse_outputs
 from wlshard.jobs.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class Generators:
     job: what all have in common; its `samples` is the total that is shared out. gpus: CUDA devices, given
     to the workers in turn. A process that fails is started anew, as a new writer with its own seed, for what
     is left of its share, after a pause of `pause_s` that doubles. Its fifth failure in a row is raised by
-    `step`; a failure that is no accident (a wrong argument, a generator that yields nothing, a field that
-    does not encode in its first sample) at once.
+    `step`; a failure that is no accident at once: a wrong argument, a generator that yields nothing, and
+    before it has ever gone on after a sealed shard, a field that does not encode, a key twice, a full disk.
 
     Leaving the block ends all: SIGTERM, by which they seal, and SIGKILL for who takes longer than `grace_s`
     or when `hurry()` says so. Nothing survives: not what they started, nor they if this process is killed.
@@ -86,6 +86,8 @@ class Generators:
         try:
             if self._pool is not None:
                 self._pool.create()
+            else:
+                refuse_outputs(self.workers[0].job.target, len(self.workers))
             for worker in self.workers:
                 if not worker.done:
                     self._start(worker)
@@ -181,16 +183,17 @@ class Generators:
         if worker.left == 0:
             worker.done = True  # what was salvaged is all that was missing
             return
-        if not worker.retry and not worker.total().sealed:
+        if not worker.retry and not worker.proven:
             raise error
         if worker.failures >= FAILURES:
             message = f"given up after {FAILURES} failures in a row, the last: {error.message}"
             raise type(error)(message, url=error.url, member=error.member, key=error.key) from error
         pause = min(LONGEST_PAUSE_S, self._pause_s * 2 ** (worker.failures - 1))
         worker.due = clock.monotonic() + pause
-        log.warning(
-            "%s\nstarting it anew in %g s (failure %d of %d)", error, pause, worker.failures, FAILURES
-        )
+        again = str(error) == worker.told
+        worker.told = str(error)
+        told = worker.told.splitlines()[-1] if again else worker.told  # one traceback is enough
+        log.warning("%s\nstarting it anew in %g s (failure %d of %d)", told, pause, worker.failures, FAILURES)
 
 
 def _device(gpus: Sequence[str], worker: int) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from wlshard.errors import NotFound, UsageError
 from wlshard.pool.pool import Pool
 from wlshard.pool.seal import SealingTarget
 from wlshard.shards.writer import ClosedShard, TemplateTarget
-from wlshard.store.base import Draft, object_url
+from wlshard.store.base import Draft, Store, object_url
 from wlshard.store.connect import locate
 from wlshard.tar.index import index_name, parse_index
 
@@ -71,24 +72,35 @@ def published(template: str, worker: int, workers: int, after: int = 0) -> tuple
         shards += 1
 
 
-def clear_outputs(template: str, workers: int, *, force: bool) -> None:
-    """Refuse (UsageError) a template whose first outputs are there; with `force`, delete all of them.
-
-    So a set of shards never holds some of an earlier run: numbers are deleted upwards until none is left.
-    """
+def outputs(template: str, workers: int) -> Iterator[tuple[Store, str]]:
+    """Find the shards of a template that are there, (store, name); after P numbers without one it ends."""
     TemplateTarget(template)  # UsageError if it is none
     number, missing = 0, 0
     while missing < workers:
         store, name = locate(template % number)
-        number += 1
-        try:
-            store.stat(name)
-        except NotFound:
-            missing += 1
-            continue
-        if not force:
-            url = object_url(store.url, name)
-            raise UsageError("exists already: choose another name, or --force to replace", url=url)
-        missing = 0
+        number, missing = number + 1, missing + 1
+        if _is_there(store, name):
+            missing = 0
+            yield store, name
+
+
+def refuse_outputs(template: str, workers: int) -> None:
+    """Raise UsageError if a shard of the template is there: sets of two runs are never mixed."""
+    for store, name in outputs(template, workers):
+        url = object_url(store.url, name)
+        raise UsageError("exists already: choose another name, or --force to replace", url=url)
+
+
+def delete_outputs(template: str, workers: int) -> None:
+    """Delete the shards of the template that are there, and their indexes."""
+    for store, name in outputs(template, workers):
         store.delete(name)
         store.delete(index_name(name))
+
+
+def _is_there(store: Store, name: str) -> bool:
+    try:
+        store.stat(name)
+    except NotFound:
+        return False
+    return True

@@ -24,7 +24,8 @@ class Worker:
     """Starts a child process for its share of a job, hears its progress, and settles what it left.
 
     `left`: samples of the share that no start has sealed or dropped; None: no share, the generator decides.
-    `failures`: starts in a row that failed; one that went on after sealing a shard begins a new row.
+    `failures`: starts in a row that failed; one that went on after sealing a shard begins a new row, and
+    has `proven` that it can work.
     """
 
     def __init__(self, job: Job) -> None:
@@ -32,6 +33,7 @@ class Worker:
         self.left = job.samples
         self.done = job.samples == 0
         self.failures = 0
+        self.proven = False
         self.due: float | None = None  # when the next start is, by the monotonic clock
         self.process: subprocess.Popen[bytes] | None = None
         self.error: WlshardError | None = None  # of the last start that told one
@@ -87,7 +89,7 @@ class Worker:
             return
         progress = Progress(**told)
         if self.latest.sealed and progress.generated > self.latest.generated:
-            self.failures = 0
+            self.failures, self.proven = 0, True
         self.latest = progress
 
     def total(self) -> Progress:

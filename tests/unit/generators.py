@@ -1,0 +1,136 @@
+"""Generators and a small language of files for the tests of jobs: they run in child processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Sample = dict[str, Any]
+
+
+def numbered(rng: np.random.Generator, worker: int) -> Iterator[Sample]:
+    """Samples without end that say whose they are and what their rng gave."""
+    n = 0
+    while True:
+        yield {"json": {"worker": worker, "n": n, "draw": int(rng.integers(2**62))}}
+        n += 1
+
+
+def five(rng: np.random.Generator) -> Iterator[Sample]:
+    for n in range(5):
+        yield {"json": {"n": n, "draw": int(rng.integers(2**62))}}
+
+
+def blocking(rng: np.random.Generator, worker: int, folder: str, after: int = 3) -> Iterator[Sample]:
+    """A few samples; then say so by a file, and hang until a signal comes."""
+    for n in range(after):
+        yield {"json": {"n": n, "draw": int(rng.integers(2**62))}}
+    Path(folder, f"hangs-{worker}-{os.getpid()}").touch()
+    while True:
+        time.sleep(60)
+
+
+def dies_once(rng: np.random.Generator, folder: str, after: int = 7) -> Iterator[Sample]:
+    """In its first start: a few samples, then SIGKILL. Later starts go on for ever."""
+    first = not Path(folder, "died").exists()
+    n = 0
+    while True:
+        if first and n == after:
+            Path(folder, "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield {"json": {"n": n, "draw": int(rng.integers(2**62))}, "bin": bytes(1 << 20)}
+        n += 1
+
+
+def fails() -> Iterator[Sample]:
+    yield {"cls": 1}
+    raise ValueError("the scanner is on fire")
+
+
+def fails_at_first() -> Iterator[Sample]:
+    raise ValueError("no subject")
+    yield {}
+
+
+def killed() -> Iterator[Sample]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield {}
+
+
+def exits() -> Iterator[Sample]:
+    yield {"cls": 1}
+    os._exit(0)
+
+
+def quits() -> Iterator[Sample]:
+    yield {"cls": 1}
+    raise SystemExit(0)
+
+
+def nothing() -> Iterator[Sample]:
+    yield from ()
+
+
+def no_generator() -> int:
+    return 3
+
+
+def triples() -> Iterator[tuple[int, int, int]]:
+    yield 1, 2, 3
+
+
+def pairs() -> Iterator[tuple[int, str]]:
+    for n in range(4):
+        yield n, f"text {n}"
+
+
+def bare() -> Iterator[int]:
+    yield from range(4)
+
+
+def unencodable() -> Iterator[Sample]:
+    yield {"npy": object()}
+
+
+def same_key() -> Iterator[Sample]:
+    while True:
+        yield {"__key__": "a", "cls": 1}
+
+
+def prints() -> Iterator[Sample]:
+    print("printed by the user")
+    yield {"cls": 1}
+
+
+def asks(worker: int, workers: int, device: str, *, size: int, name: str = "x") -> Iterator[Sample]:
+    yield {"json": [worker, workers, device, size, name]}
+
+
+def spawns(folder: str) -> Iterator[Sample]:
+    """A child of its own that would live on, and then hang."""
+    child = os.fork()
+    if not child:
+        while True:
+            time.sleep(60)
+    Path(folder, f"child-{child}").touch()
+    yield {"cls": 1}
+    Path(folder, f"hangs-0-{os.getpid()}").touch()
+    while True:
+        time.sleep(60)
+
+
+def deaf(folder: str) -> Iterator[Sample]:
+    """Does not end when asked to."""
+    yield {"cls": 1}
+    while True:
+        try:
+            Path(folder, f"hangs-0-{os.getpid()}").touch()
+            time.sleep(60)
+        except BaseException:  # noqa: BLE001 — that is its fault
+            pass
