@@ -2,14 +2,11 @@
 
 After SynthSeg (Billot et al. 2023, Medical Image Analysis 86, arXiv:2107.09559): a network that sees
 random contrasts, bias fields, resolutions and noise learns anatomy, not the look of one scanner.
-Run by `wl-gen wlshard.demo.brains:generate POOL`; numpy alone. Settings are arguments, or come from the
-environment, which reaches the generators' processes: WL_DEMO_SIZE (voxels a side, 48), WL_DEMO_ATLAS (an npz
-with `label`, maybe `t1`), WL_DEMO_DTYPE (uint8, float32).
+Run by `wl-gen wlshard.demo.brains:generate POOL --arg size=64`; numpy alone.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +16,7 @@ from wlshard.demo.phantom import Field, Labels, head
 from wlshard.errors import NotFound, UsageError
 
 SIZE = 48
+_SMALLEST = 16
 _GRID = 7  # knots a side of displacement and bias fields: four spans of a cubic B-spline
 _SLAB_VOXELS = 2**20  # what is worked on at a time: 4 MB a float32 array
 
@@ -50,23 +48,24 @@ class Look(NamedTuple):
 
 def generate(
     rng: np.random.Generator,
-    size: int | None = None,
+    size: int = SIZE,
     atlas: str | None = None,
-    dtype: str | None = None,
+    dtype: str = "uint8",
 ) -> Iterator[dict[str, Any]]:
     """Yield {"img.npy": (size, size, size), "seg.npy": the same, uint8} without end.
 
-    img is uint8 over 0..255, or float32 over 0..1. Seconds a volume: 0.005 at 48, 0.7 at 256; the first one
-    takes about twice that.
+    size: voxels a side. atlas: an npz file with the array `label` (uint8, 3 axes) and maybe `t1`, the scan
+    it was made from; None: the phantom. dtype: img is uint8 over 0..255, or float32 over 0..1.
+    Seconds a volume: 0.005 at 48, 0.7 at 256; the first one takes about twice that.
     """
-    size = size or _environment_size()
-    source = load_atlas(atlas or os.environ.get("WL_DEMO_ATLAS") or None, size)
-    kind = np.dtype(dtype or os.environ.get("WL_DEMO_DTYPE") or "uint8")
-    if kind not in (np.dtype("uint8"), np.dtype("float32")):
-        raise UsageError(f"images are uint8 or float32, not {kind}")
+    if dtype not in ("uint8", "float32"):
+        raise UsageError(f"dtype={dtype!r}: images are uint8 or float32")
+    if size < _SMALLEST:
+        raise UsageError(f"size={size}: a head needs {_SMALLEST} voxels a side to be one")
+    source = load_atlas(atlas, size)
     while True:
         image, target = make_volume(rng, source, size)
-        yield {"img.npy": _as_uint8(image) if kind == np.uint8 else image, "seg.npy": target}
+        yield {"img.npy": _as_uint8(image) if dtype == "uint8" else image, "seg.npy": target}
 
 
 def load_atlas(path: str | None, size: int) -> Atlas:
@@ -130,20 +129,22 @@ def make_volume(rng: np.random.Generator, atlas: Atlas, size: int) -> tuple[Fiel
 
 def draw_look(rng: np.random.Generator, atlas: Atlas, size: int) -> Look:
     """Draw deformation, contrast and faults: milder than SynthSeg's, for a network that has a minute."""
-    turn, shear = rng.uniform(-0.25, 0.25, 3), rng.uniform(-0.05, 0.05, (3, 3))
+    turn, shear = rng.uniform(-0.2, 0.2, 3), rng.uniform(-0.03, 0.03, (3, 3))
     slack = np.maximum(0, atlas.box[1] - atlas.box[0] + 1 - size) / 2  # a small volume is cut from anywhere
     classes = int(atlas.paint.max()) + 1
-    means = rng.uniform(0, 1, classes)
+    means = (
+        rng.permutation(classes) + rng.uniform(0, 1, classes)
+    ) / classes  # each class in a band of its own
     means[0] *= 0.15  # air is dark
     return Look(
         matrix=(_rotation(turn) @ (np.diag(rng.uniform(0.9, 1.1, 3)) + shear)).astype(np.float32),
         centre=(atlas.box.mean(0) + 1 + rng.uniform(-1, 1, 3) * slack).astype(np.float32),
-        bumps=rng.normal(0, rng.uniform(0, 0.07) * size, (3, _GRID, _GRID, _GRID)).astype(np.float32),
+        bumps=rng.normal(0, rng.uniform(0, 0.06) * size, (3, _GRID, _GRID, _GRID)).astype(np.float32),
         means=means.astype(np.float32),
-        spreads=rng.uniform(0.01, 0.08, classes).astype(np.float32),
-        bias=rng.normal(0, rng.uniform(0, 0.5), (_GRID, _GRID, _GRID)).astype(np.float32),
-        blur=rng.uniform(0.3, 0.9, 3).astype(np.float32),
-        noise=float(rng.uniform(0, 0.05)),
+        spreads=rng.uniform(0.01, 0.05, classes).astype(np.float32),
+        bias=rng.normal(0, rng.uniform(0, 0.4), (_GRID, _GRID, _GRID)).astype(np.float32),
+        blur=rng.uniform(0.3, 0.7, 3).astype(np.float32),
+        noise=float(rng.uniform(0, 0.03)),
     )
 
 
@@ -211,10 +212,3 @@ def _as_uint8(image: Field) -> Labels:
     for i, plane in enumerate(image):
         scaled[i] = np.rint(plane * np.float32(255))
     return scaled
-
-
-def _environment_size() -> int:
-    text = os.environ.get("WL_DEMO_SIZE", "")
-    if text and not text.isdecimal():
-        raise UsageError(f"WL_DEMO_SIZE={text!r} must be a number of voxels a side")
-    return int(text or SIZE)

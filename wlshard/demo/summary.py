@@ -1,0 +1,49 @@
+"""What happened: the course of training, and what went through the pool, as rows of a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from wlshard.errors import NotFound
+from wlshard.pool.pool import Pool
+
+
+@dataclass
+class Course:
+    """What happened in training, by seconds since the first batch."""
+
+    losses: list[tuple[float, float]] = field(default_factory=list)
+    scores: list[tuple[float, list[float]]] = field(default_factory=list)
+    stats: dict[str, Any] = field(default_factory=dict)  # the loader's, at the end
+    interrupted: bool = False
+
+
+def summary(url: str, stats: dict[str, Any]) -> list[tuple[str, str]]:
+    """Give names and values: the pool's state, and what the loader with these stats was given."""
+    pool = Pool(url)
+    status = pool.status()
+    promoted = promoted_samples(pool)
+    served = stats["samples"]
+    age = "–" if status.oldest_age_s is None else f"{status.oldest_age_s:.0f} s"
+    reuse = f"{served / promoted:.1f}" if promoted else "–"
+    return [
+        ("generated (samples sealed)", f"{promoted + status.buffer.samples:,}"),
+        ("promoted by rotation", f"{promoted:,}"),
+        ("served to the trainer", f"{served:,}"),
+        ("generations", f"{status.generation}"),
+        ("reuse (served / promoted)", reuse),
+        ("age of the oldest in the read pool", age),
+        ("the trainer waited", f"{stats['waited_s']:.1f} s"),
+    ]
+
+
+def promoted_samples(pool: Pool) -> int:
+    """Count the samples promoted by all generations that can still be read."""
+    total = 0
+    for generation in pool.generations():
+        try:
+            total += pool.manifest(generation).stats.get("promoted", {}).get("samples", 0)
+        except NotFound:  # retired
+            continue
+    return total
