@@ -702,6 +702,34 @@ def test_close_publishes_what_fits_and_says_how_much_did_not(store: FaultyStore,
     out.close()
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("kind", ["draft.sync", "create", "draft.publish", "sync", "delete", "put"])
+def test_a_publication_that_broke_off_anywhere_is_completed_by_the_next_try(
+    kind: str, lost: bool, force: bool, store: FaultyStore, tmp_path: Path
+) -> None:
+    if force:
+        (tmp_path / "x-000000.tar").write_bytes(b"old")
+        (tmp_path / "x-000000.idx").write_bytes(b"old")
+    out = RollingWriter(TemplateTarget(template(tmp_path), force=force))
+    out.write(a_sample(0))
+    plan = iter([True])
+
+    def breaks(operation: Operation) -> BaseException | None:
+        return StoreUnavailable("broke off") if operation.kind == kind and next(plan, False) else None
+
+    if lost and kind != "draft.publish":  # a store's draft repeats its own requests
+        store.loses = breaks
+    else:
+        store.fails = breaks
+    with suppress(StoreUnavailable):
+        out.close()
+    out.close()
+    assert keys(out.shards[0]) == ["00000"]
+    assert parse_index((tmp_path / "x-000000.idx").read_bytes(), "x").samples == 1
+    assert names(tmp_path) == ["x-000000.idx", "x-000000.tar"]
+
+
 def test_close_may_be_tried_again(store: FaultyStore, tmp_path: Path) -> None:
     out = RollingWriter(TemplateTarget(template(tmp_path)))
     out.write(a_sample(0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from wlshard import clock
-from wlshard.errors import NotFound, UsageError, WlshardError
+from wlshard.errors import NotFound, StoreUnavailable, UsageError, WlshardError
 from wlshard.sample import KEY, Sample
 from wlshard.shards.growing import GrowingShard, encode_sample
 from wlshard.store.base import Buffer, Draft, Store, object_url
@@ -61,6 +61,7 @@ class TemplateTarget:
     def __init__(self, template: str, *, force: bool = False) -> None:
         self._template = template
         self._force = force
+        self._named = 0  # the newest shard whose tar has its name
         try:
             first, second = template % 0, template % 1
         except (TypeError, ValueError) as error:
@@ -88,23 +89,31 @@ class TemplateTarget:
 
     def publish(self, draft: Draft, shard: ClosedShard) -> str:
         store, name = self._locate(shard.seq)
+        if self._named != shard.seq:  # else an earlier try came that far
+            draft.sync()
+            self._give_name(store, name, draft, shard.index)
+            self._named = shard.seq
+        store.sync("")
+        if self._force:
+            store.put(index_name(name), shard.index)
+        return object_url(store.url, name)
+
+    def _give_name(self, store: Store, name: str, draft: Draft, text: Buffer) -> None:
         index = index_name(name)
-        draft.sync()
         if self._force:
             # An index must never stand beside another tar than its own, whenever the power fails.
             store.delete(index)
             store.sync("")
             draft.publish(name, replace=True)
-            store.sync("")
-            store.put(index, shard.index)
-        else:
-            if not store.create(index, shard.index):
-                self._refuse_existing(store, name)
-                store.put(index, shard.index)  # one without its tar, left by a writer that died
-            if not draft.publish(name):
-                self._refuse_existing(store, name)
-        store.sync("")
-        return object_url(store.url, name)
+            return
+        if not store.create(index, text):
+            self._refuse_existing(store, name)
+            store.put(index, text)  # one without its tar, left by a writer that died
+        if not draft.publish(name):
+            self._refuse_existing(store, name)
+            raise StoreUnavailable(
+                "its name was taken for a moment: try again", url=object_url(store.url, name)
+            )
 
     def default_key(self, n: int) -> str:
         return f"{n:09d}"
