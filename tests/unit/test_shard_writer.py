@@ -31,7 +31,7 @@ from wlshard.errors import (
     WlshardError,
 )
 from wlshard.sample import Sample
-from wlshard.shards import growing, writer
+from wlshard.shards import growing, target
 from wlshard.shards.writer import ClosedShard, RollingWriter, TemplateTarget
 from wlshard.store.base import Draft
 from wlshard.store.connect import connect, locate
@@ -304,7 +304,7 @@ def test_a_due_shard_that_cannot_be_published_loses_nothing(
         tried.set()
         return StoreUnavailable("the disk is full")
 
-    monkeypatch.setattr(writer, "locate", lambda url: (faulty, locate(url)[1]))
+    monkeypatch.setattr(target, "locate", lambda url: (faulty, locate(url)[1]))
     faulty.fails = fails
     with RollingWriter(TemplateTarget(template(tmp_path)), shard_seconds=0.01) as out:
         out.write(a_sample(0))
@@ -475,7 +475,7 @@ def test_close_and_discard_may_be_called_twice_and_end_writing(tmp_path: Path) -
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FaultyStore:
     """The store of tmp_path, whose operations a test can watch and let fail."""
     faulty = FaultyStore(connect(str(tmp_path)))
-    monkeypatch.setattr(writer, "locate", lambda url: (faulty, locate(url)[1]))
+    monkeypatch.setattr(target, "locate", lambda url: (faulty, locate(url)[1]))
     return faulty
 
 
