@@ -49,7 +49,8 @@ def samples(
         feed = find_feed(source, None, None, on_error, timeout_s)
         return feed.rows(on_error, copy=decode is False)
 
-    return Prepared(rows, preparer(fields, decode), on_error)
+    prepare = preparer(fields, decode)
+    return Prepared(rows, None if fields is None and decode is False else prepare, on_error)
 
 
 def find_feed(
@@ -176,7 +177,7 @@ class Loader:
         """
         if self._batches is not None:
             return self._batches - (self._taken if self._goes_on else 0)
-        steps = self._course.steps(self._chain_end() - self._course.at.epoch, anew=not self._goes_on)
+        steps = self._course.steps(self._chain_end() - self._course.number, anew=not self._goes_on)
         if steps is None:
             raise TypeError(
                 "these shards can only be streamed, so their number of batches is not known: add "
@@ -202,7 +203,7 @@ class Loader:
         course = self._course
         return {
             **self._counts,
-            "epoch": course.at.epoch,
+            "epoch": course.number,
             "generation": course.at.generation,
             "skipped": self._finish.skipped.faults,
             "padded": course.padded,
@@ -224,10 +225,10 @@ class Loader:
     def _iterate(self, epochs: float | None) -> Iterator[Any]:
         turn = self._begin()
         batches = self._batches if epochs is None else None
-        end = self._chain_end() if epochs is None else self._course.at.epoch + epochs
+        end = self._chain_end() if epochs is None else self._course.number + epochs
         done = False
         try:
-            while self._course.at.epoch < end if batches is None else self._taken < batches:
+            while self._course.number < end if batches is None else self._taken < batches:
                 step = self._course.step()
                 if step is None:
                     self._count_epoch(endless=batches is not None or end == math.inf)
@@ -264,10 +265,10 @@ class Loader:
             self._goes_on, self._taken = True, 0
         else:
             self._course.stop()
-        self._course.flush()
+        self._course.note()
 
     def _chain_end(self) -> int:
-        return (self._course.at.epoch // self._epochs + 1) * self._epochs
+        return (self._course.number // self._epochs + 1) * self._epochs
 
     def _make(self, placed: list[Placed], epoch: int) -> tuple[int, Any]:
         samples = self._finish(placed, epoch)
@@ -287,7 +288,6 @@ class Loader:
             raise UsageError(
                 "epochs without a batch: batch_size × world_size is more than there is and drop_last=True"
             )
-        self._course.flush()
 
 
 def _check_counts(**counts: int | None) -> None:

@@ -359,6 +359,27 @@ def test_after_an_error_the_next_iter_tries_again_or_goes_on(tmp_path) -> None:
         assert loader.stats()["epoch"] == 1
 
 
+@pytest.mark.parametrize(("shuffle", "drop_last"), [(0, False), (0, True), (30, False)])
+def test_a_shard_cut_behind_its_last_member_is_an_error(tmp_path, shuffle, drop_last) -> None:
+    folder = write_shards(tmp_path / "x", 1, 6)
+    path = Path(folder) / "x-0-0.tar"
+    path.write_bytes(path.read_bytes()[:-1024])
+    with Loader(folder, batch_size=2, shuffle=shuffle, drop_last=drop_last) as loader:
+        with pytest.raises(TarError) as caught:
+            list(loader)
+        assert caught.value.url == str(path)
+
+
+def test_a_shard_that_grew_since_it_was_counted_is_an_error(tmp_path) -> None:
+    folder, longer = write_shards(tmp_path / "x", 1, 6), write_shards(tmp_path / "y", 1, 9)
+    with Loader(folder, batch_size=2) as loader:
+        assert len(loader) == 3
+        for name in ("x-0-0.tar", "x-0-0.idx"):
+            (Path(longer) / name).replace(Path(folder) / name)
+        with pytest.raises(TarError, match="goes on"):
+            list(loader)
+
+
 def test_a_compressed_shard_that_shrank_since_it_was_counted_is_an_error(tmp_path) -> None:
     whole, part = write_shards(tmp_path / "a", 1, 10), write_shards(tmp_path / "b", 1, 8)
     packed = tmp_path / "x.tar.gz"

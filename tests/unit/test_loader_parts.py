@@ -162,7 +162,7 @@ def read_all(shape: Shape, samples: int, world: int = 1, sample_bytes: float | N
     shard = CountingShard(samples)
     data = data_of_rows([])
     data.shard = lambda _number: shard  # type: ignore[method-assign]
-    data.sample_bytes = sample_bytes
+    data.sample_bytes, data.read_bytes = sample_bytes, 2**20
     found = []
     for rank in range(world):
         order = Order(samples, shape, 0, 0)

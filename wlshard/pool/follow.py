@@ -17,14 +17,10 @@ log = logging.getLogger(__name__)
 POLL_S = 0.05  # a commit is seen so much later at most; a look costs one failed open
 REMOTE_POLL_S = 0.5
 TELL_S = 10.0
-NOTE_S = 1.0
 
 
 class Follower:
-    """One reader of a pool. `named`: the one generation it is to read; `follow=False`: the first it chose.
-
-    What is served is noted in the pool at most once a second, and at `flush()`.
-    """
+    """One reader of a pool. `named`: the one generation it is to read; `follow=False`: the first it chose."""
 
     def __init__(self, pool: Pool, named: int | None, *, follow: bool, timeout_s: float) -> None:
         self.pool = pool
@@ -33,8 +29,6 @@ class Follower:
         self._named = named
         self._timeout_s = timeout_s
         self._note = (-1, 0, 0.0)  # generation, served, waited_s
-        self._noted = True
-        self._noted_at = clock.monotonic()
 
     def choose(self, generation: int | None = None) -> Manifest:
         """Give this generation, or the one named, or else the newest, waited for while it is empty.
@@ -49,24 +43,18 @@ class Follower:
         return [self.pool.shard_url(shard.name) for shard in manifest.shards]
 
     def served(self, generation: int, samples: int, waited_s: float) -> None:
-        """Count samples given to the consumer, and the seconds that it waited for them."""
+        """Note in the pool that so many more samples were given to the consumer, and how long it waited.
+
+        A store that is full or away is told, not raised. A small write: not for every batch.
+        """
         of, served, waited = self._note
         if of != generation:
-            self.flush()
-            of, served, waited = generation, 0, 0.0
-        self._note, self._noted = (of, served + samples, waited + waited_s), False
-        if clock.monotonic() - self._noted_at >= NOTE_S:
-            self.flush()
-
-    def flush(self) -> None:
-        """Note in the pool what is not noted yet. A store that is full or away is told, not raised."""
-        if self._noted:
-            return
+            served, waited = 0, 0.0
+        self._note = generation, served + samples, waited + waited_s
         try:
             self.pool.record_served(self.reader, *self._note)
         except StoreUnavailable as error:
             log.warning("what is served is not counted for now: %s", error)
-        self._noted, self._noted_at = True, clock.monotonic()
 
 
 def wait_for_samples(pool: Pool, timeout_s: float) -> Manifest:

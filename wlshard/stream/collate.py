@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +23,7 @@ def collate(samples: list[Any]) -> Any:
     """
     first = samples[0]
     if isinstance(first, dict):
-        return {name: column([sample[name] for sample in samples]) for name in _names(samples)}
+        return {name: column(values) for name, values in _columns(samples)}
     if isinstance(first, tuple):
         if len({len(sample) for sample in samples}) > 1:
             raise GroupingError("tuples of different lengths in a batch: give fields= or collate_fn=")
@@ -33,7 +33,7 @@ def collate(samples: list[Any]) -> Any:
 
 def column(values: list[Any]) -> Any:
     """Stack one field's values if nothing is lost by it."""
-    kinds = {type(value) for value in values}
+    kinds = set(map(type, values))
     if len(kinds) > 1:
         return values
     kind = kinds.pop()
@@ -78,16 +78,16 @@ def _by_column(steps: list[Callable[[Any], Any] | None]) -> Callable[[Any], Any]
     return apply
 
 
-def _names(samples: list[Any]) -> list[str]:
-    names = list(samples[0])
-    known = set(names)
+def _columns(samples: list[Any]) -> Iterator[tuple[str, list[Any]]]:
+    names = samples[0]
     for sample in samples:
-        if set(sample) != known:
-            odd = sorted(set(sample) ^ known)
+        if len(sample) != len(names) or sample.keys() != names.keys():
+            odd = sorted(sample.keys() ^ names.keys())
             raise GroupingError(
                 f"samples of a batch differ in field(s) {', '.join(odd)}: name the fields that all have with "
                 "fields=, or give collate_fn=",
                 key=sample.get(KEY),
                 url=sample.get(URL),
             )
-    return names
+    for name in names:
+        yield name, [sample[name] for sample in samples]

@@ -20,6 +20,8 @@ from wlshard.stream.window import Placed
 
 log = logging.getLogger(__name__)
 
+NOTE_S = 1.0  # how often a pool is told what was served
+
 
 class Course:
     """Steps of this rank, epoch after epoch. `epoch` is the one under way, None between them.
@@ -57,6 +59,13 @@ class Course:
         self._told = False
         self._padded = 0
         self._waited_s = self._noted_s = 0.0
+        self._noted_at = clock.monotonic()
+        self._served = 0
+
+    @property
+    def number(self) -> int:
+        """Give the number of the epoch under way, or to come."""
+        return self._at.epoch
 
     @property
     def at(self) -> Cursor:
@@ -96,8 +105,7 @@ class Course:
             if found is not None:
                 done = self._finish(found, self._at.epoch)
                 self.epoch.advance(len(found))
-                self.feed.served(len(found), self.waited_s - self._noted_s)
-                self._noted_s = self.waited_s
+                self._note(len(found))
                 return done
         except BaseException:
             self.stop()
@@ -105,6 +113,17 @@ class Course:
         self.empty = 0 if self.epoch.next_batch else self.empty + 1
         self.skip_to_next()
         return None
+
+    def _note(self, samples: int) -> None:
+        self._served += samples
+        if clock.monotonic() - self._noted_at >= NOTE_S:
+            self.note()
+
+    def note(self) -> None:
+        """Tell the feed what was given since it was last told."""
+        if self._served and self._feed is not None:
+            self._feed.served(self._served, self.waited_s - self._noted_s)
+        self._served, self._noted_s, self._noted_at = 0, self.waited_s, clock.monotonic()
 
     def skip_to_next(self) -> None:
         """Stand at the beginning of the epoch after this one."""
@@ -121,16 +140,11 @@ class Course:
             epoch.close()
             self._padded += epoch.padded
             self._waited_s += epoch.waited_s
-
-    def flush(self) -> None:
-        """Pass on to a pool what was served."""
-        if self._feed is not None:
-            self._feed.flush()
+            self.note()
 
     def close(self) -> None:
         """End reading and let go of the data."""
         self.stop()
-        self.flush()
         if self._feed is not None:
             self._feed.close()
 

@@ -14,7 +14,12 @@ from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.access import ShardAccess
 from wlshard.shards.reader import OnError
 from wlshard.shards.tally import Tally
-from wlshard.store.connect import locate
+from wlshard.store.connect import is_local, locate
+
+# What a strip reads at a time, so that pieces of a few samples do not make as many requests. Of local files
+# the kernel is told besides what comes next (see ShardAccess): more would only hold more memory.
+READ_BYTES = 2**20
+LOCAL_READ_BYTES = 2**18
 
 # A rank reads 12 · 16 strips, each within one shard or at the edge of two.
 OPEN_SHARDS = 2 * 12 * 16
@@ -74,7 +79,7 @@ class Rows:
         assert isinstance(self._rows, Sequence)
         return [_named(row, first + i) for i, row in enumerate(self._rows[first : first + count])]
 
-    def stream(self, first: int = 0) -> Iterator[Sample]:
+    def stream(self, first: int = 0, *, copy: bool = False) -> Iterator[Sample]:
         if self._spent:
             raise UsageError(
                 "these samples come from an iterator that can be read once: give a list, or an object whose "
@@ -83,7 +88,8 @@ class Rows:
         rows = iter(self._rows)
         self._spent = rows is self._rows
         for number, row in enumerate(islice(rows, first, None), first):
-            yield _named(row, number)
+            sample = _named(row, number)
+            yield {n: bytes(v) if type(v) is memoryview else v for n, v in sample.items()} if copy else sample
 
     def close(self) -> None:
         """Do nothing: the rows are the user's."""
@@ -112,6 +118,7 @@ class Data:
         self.seekable = False
         self.digest = ""
         self.sample_bytes: float | None = None  # mean, as stored
+        self.read_bytes = LOCAL_READ_BYTES if all(map(is_local, names)) else READ_BYTES
         self.skipped = Tally()
         self._opener = opener
         self._open: OrderedDict[int, Shard] = OrderedDict()
@@ -152,7 +159,7 @@ class Data:
 def data_of_rows(rows: Iterable[Sample]) -> Data:
     """Take samples that the user holds. A list has a length and can be shuffled as a whole."""
     shard = Rows(rows)
-    data = Data([""], lambda _: shard)
+    data = Data(["-"], lambda _: shard)
     data.count([shard.samples], None)
     data.seekable = shard.seekable
     data.digest = digest_of([("", None, shard.samples)])

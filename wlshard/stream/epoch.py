@@ -12,7 +12,6 @@ from wlshard.stream.data import Data
 from wlshard.stream.order import Line, Order, Shape, shard_order
 from wlshard.stream.share import Share
 from wlshard.stream.window import (
-    READ_BYTES,
     Placed,
     Read,
     Sequential,
@@ -56,6 +55,8 @@ class Epoch:
         self._padded = 0
         self.steps: int | None = None
         self.held_samples = 0
+        self._unreleased = 0
+        self._release_at = 1
         self._ahead: ReadAhead[Any]
         self._steps = self._streamed() if data.counts is None else self._counted(data.counts)
 
@@ -72,7 +73,10 @@ class Epoch:
 
     def advance(self, samples: int) -> None:
         """Count the step as given; its `samples` are no longer held."""
-        self._ahead.release(samples)
+        self._unreleased += samples
+        if self._unreleased >= self._release_at:
+            self._ahead.release(self._unreleased)
+            self._unreleased = 0
         self.next_batch += self.plan.world
         self.padded += self._padded
 
@@ -83,7 +87,9 @@ class Epoch:
         blocks = 0
         if self.data.seekable and self.data.counts is not None:
             shape = self.plan.shape
-            blocks = -(-(shape.lanes or 1) // self.plan.world) * (shape.strips or 1) * 2 * READ_BYTES
+            blocks = (
+                -(-(shape.lanes or 1) // self.plan.world) * (shape.strips or 1) * 2 * self.data.read_bytes
+            )
         return int(self.held_samples * self.data.sample_bytes) + blocks
 
     def close(self) -> None:
@@ -96,13 +102,14 @@ class Epoch:
         share = share_of(line.samples, plan)
         self.steps = share.steps
         read: Read
-        if data.seekable:
+        if self._streams():
+            read = Sequential(data, line, skip=plan.skip).read
+        else:
             alone = order.lanes % plan.world == 0
             read = Strips(data, order, line, skip=plan.skip, ahead=alone).read
-        else:
-            read = Sequential(data, line, skip=plan.skip).read
         limit = (-(-order.lanes // plan.world) + DEPTH) * order.window
         self.held_samples = limit + order.window
+        self._release_at = max(1, order.window // 2)
         self._ahead = ReadAhead(windows(order, share, read), Window.samples, limit)
         return self._padding_last(steps_of(share, self._ahead), share)
 
@@ -122,11 +129,16 @@ class Epoch:
         self._ahead = ReadAhead(steps, _first_len, limit)
         return iter(self._ahead)
 
+    def _streams(self) -> bool:
+        # In order and alone, a stream needs no index and is fastest; what it skips has no place in the order.
+        plan = self.plan
+        return not self.data.seekable or not (plan.shape.lanes or plan.world > 1 or plan.skip)
+
     def _grain(self) -> int:
         size = self.data.sample_bytes
         if self.data.seekable and self.plan.world > 1:
             return 1  # what lies between this rank's batches is not read
-        return max(1, int(READ_BYTES / size) // self.plan.shape.batch) if size else 1
+        return max(1, int(self.data.read_bytes / size) // self.plan.shape.batch) if size else 1
 
 
 def share_of(samples: int, plan: Plan) -> Share:

@@ -27,10 +27,6 @@ class Feed(Protocol):
         """Take note of what was given to the consumer."""
         ...
 
-    def flush(self) -> None:
-        """Pass on what was noted."""
-        ...
-
     def close(self) -> None: ...
 
 
@@ -57,9 +53,6 @@ class FixedFeed:
     def served(self, samples: int, waited_s: float) -> None:
         """Nobody asks."""
 
-    def flush(self) -> None:
-        """Nobody asks."""
-
     def close(self) -> None:
         if self._data is not None:
             self._data.close()
@@ -67,7 +60,7 @@ class FixedFeed:
 
 def feed_of_rows(rows: Iterable[Sample]) -> FixedFeed:
     """Feed on samples that the user holds."""
-    return FixedFeed(lambda: data_of_rows(rows), lambda _on_error, _copy: Rows(rows).stream())
+    return FixedFeed(lambda: data_of_rows(rows), lambda _on_error, copy: Rows(rows).stream(copy=copy))
 
 
 def feed_of_shards(urls: Sequence[str], cache_dir: str | None, on_error: OnError) -> FixedFeed:
@@ -90,8 +83,6 @@ class Follows(Protocol):
     def urls(self, manifest: Any) -> list[str]: ...
 
     def served(self, generation: int, samples: int, waited_s: float) -> None: ...
-
-    def flush(self) -> None: ...
 
 
 class PoolFeed:
@@ -121,9 +112,6 @@ class PoolFeed:
     def served(self, samples: int, waited_s: float) -> None:
         if self._data is not None and self._data.generation is not None:
             self._reader.served(self._data.generation, samples, waited_s)
-
-    def flush(self) -> None:
-        self._reader.flush()
 
     def close(self) -> None:
         if self._data is not None:

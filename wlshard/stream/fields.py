@@ -37,23 +37,35 @@ def preparer(fields: Fields, decode: bool | str) -> Prepare:
     a source that holds values) pass as they are. Errors: NotFound for a field that is not there, CodecError.
     """
     words = parse_fields(fields)
-    images = decode if isinstance(decode, str) else True
+    if decode is False:
+        value = _undecoded
+    else:
+        images = decode if isinstance(decode, str) else True
 
-    def value(sample: Sample, name: str) -> Any:
-        data = sample[name]
-        if not isinstance(data, memoryview | bytes | bytearray) or name.startswith("__"):
-            return data
-        if decode is False:
-            return bytes(data)
-        try:
-            return decoder(name, images)(data)
-        except CodecError as error:
-            error.key, error.url = sample.get(KEY), sample.get(URL)
-            raise
+        def value(sample: Sample, name: str) -> Any:
+            return _decoded(sample, name, images)
 
-    if words is None:
-        return lambda sample: {name: value(sample, name) for name in sample}
-    return lambda sample: tuple(value(sample, _choose(sample, names)) for names in words)
+    if words is not None:
+        return lambda sample: tuple([value(sample, _choose(sample, names)) for names in words])
+    if decode is False:
+        return lambda sample: {n: bytes(v) if type(v) is memoryview else v for n, v in sample.items()}
+    return lambda sample: {name: value(sample, name) for name in sample}
+
+
+def _undecoded(sample: Sample, name: str) -> Any:
+    value = sample[name]
+    return bytes(value) if type(value) is memoryview else value
+
+
+def _decoded(sample: Sample, name: str, images: bool | str) -> Any:
+    data = sample[name]
+    if not isinstance(data, memoryview | bytes | bytearray) or name.startswith("__"):
+        return data
+    try:
+        return decoder(name, images)(data)
+    except CodecError as error:
+        error.key, error.url = sample.get(KEY), sample.get(URL)
+        raise
 
 
 def _choose(sample: Sample, names: list[str]) -> str:

@@ -29,7 +29,8 @@ class Finisher:
 
     def __call__(self, placed: list[Placed], epoch: int) -> list[Any]:
         """Make each good sample. With on_error="skip" a bad one leaves the list shorter and is counted."""
-        found = []
+        found: list[Any] = []
+        counted = 0  # of those found
         for place, row in placed:
             try:
                 if not isinstance(row, dict):
@@ -40,26 +41,36 @@ class Finisher:
             except BAD_SAMPLE as error:
                 if not self._skip:
                     raise
+                self.skipped.samples += len(found) - counted
+                counted = len(found)
                 self.skipped.fault(error)
             else:
-                self.skipped.samples += 1
                 found.append(sample)
+        self.skipped.samples += len(found) - counted
         return found
 
 
 class Prepared:
-    """Samples of a stream, selected and decoded; `rows` begins it anew for each `iter()`."""
+    """Samples of a stream, selected and decoded; `rows` begins it anew for each `iter()`.
 
-    def __init__(self, rows: Callable[[], Iterator[Sample]], prepare: Prepare, on_error: OnError) -> None:
+    `prepare` None: as they are.
+    """
+
+    def __init__(
+        self, rows: Callable[[], Iterator[Sample]], prepare: Prepare | None, on_error: OnError
+    ) -> None:
         self._rows = rows
         self._prepare = prepare
         self._skip = skips(on_error)
 
     def __iter__(self) -> Iterator[Any]:
+        return self._rows() if self._prepare is None else self._prepared(self._rows(), self._prepare)
+
+    def _prepared(self, rows: Iterator[Sample], prepare: Prepare) -> Iterator[Any]:
         skipped = Tally()
-        for row in self._rows():
+        for row in rows:
             try:
-                sample = self._prepare(row)
+                sample = prepare(row)
             except BAD_SAMPLE as error:
                 if not self._skip:
                     raise

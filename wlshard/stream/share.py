@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -48,6 +49,13 @@ class Share:
             return [Part(base + self.rank, 0, self.batch)]
         first, last = self.low // self.batch, -(-self.high // self.batch)
         return [self._cut(base + i, i * self.batch) for i in range(first, last)]
+
+    def batches(self) -> Iterator[int]:
+        """Give the global batches that this rank needs, in the order of its steps."""
+        first = self.start + self.rank
+        yield from range(first, first + self.whole * self.world, self.world)
+        for step in range(self.whole, self.steps):
+            yield from (part.batch for part in self.step(step))
 
     def part(self, batch: int) -> Part | None:
         """Give what this rank needs of a global batch, None if nothing."""

@@ -12,8 +12,6 @@ from wlshard.stream.data import Data
 from wlshard.stream.order import Line, Order, Shape, window_order
 from wlshard.stream.share import Share, divide
 
-READ_BYTES = 2**20  # what a strip reads at a time, so that requests stay large when pieces are small
-
 # A sample, or the error that stands in its place; and its place in the line.
 Placed: TypeAlias = tuple[int, Sample | TarError | GroupingError]
 Read: TypeAlias = Callable[[int, int, int, int], list[Placed]]  # lane, strip, place in the line, samples
@@ -28,7 +26,7 @@ class Strips:
         self._line = line
         self._skip = skip
         size = data.sample_bytes
-        self.ahead = max(1, int(READ_BYTES / size)) if ahead and size else 1
+        self.ahead = max(1, int(data.read_bytes / size)) if ahead and size else 1
         self._kept: dict[tuple[int, int], list[Placed]] = {}
 
     def read(self, lane: int, strip: int, place: int, count: int) -> list[Placed]:
@@ -81,23 +79,32 @@ class Sequential:
             self._place, self._stream = place, self._from(place)
         skipped = place - self._place
         self._place = place + count
-        return list(islice(self._stream, skipped, skipped + count))
+        found = list(islice(self._stream, skipped, skipped + count))
+        if self._place == self._line.samples:
+            next(self._stream, None)  # to the end of the last shard, which must be whole too
+        return found
 
     def _from(self, place: int) -> Iterator[Placed]:
         for number, first, here in self._line.spans(place, self._line.samples - place):
             found = 0
-            for found, row in enumerate(islice(self._data.shard(number).stream(first), here), 1):
-                yield place + found - 1, row
-            if found < here:
-                yield from self._missing(number, place + found, here - found)
+            try:
+                for found, row in enumerate(self._data.shard(number).stream(first), 1):
+                    if found > here:
+                        break
+                    yield place + found - 1, row
+            except NotFound as error:
+                raise self._data.gone(error) from error
+            if found != here:
+                yield from self._changed(number, place + found, here - found)
             place += here
 
-    def _missing(self, number: int, place: int, count: int) -> Iterator[Placed]:
+    def _changed(self, number: int, place: int, missing: int) -> Iterator[Placed]:
+        what = f"ends {missing} samples early" if missing > 0 else "goes on"
         url = self._data.names[number]
-        error = TarError(f"the shard ends {count} samples early: it changed since it was counted", url=url)
+        error = TarError(f"the shard {what}: it changed since it was counted", url=url)
         if not self._skip:
             raise error
-        for i in range(count):
+        for i in range(missing):
             yield place + i, error
 
 
@@ -113,12 +120,11 @@ class Window(NamedTuple):
 def windows(order: Order, share: Share, read: Read) -> Iterator[Window]:
     """Read windows in the order in which the steps of this rank first need them."""
     newest: dict[int, int] = {}
-    for step in range(share.steps):
-        for part in share.step(step):
-            lane, number, _ = order.locate(part.batch)
-            if newest.get(lane, -1) < number:
-                newest[lane] = number
-                yield read_window(order, share, read, lane, number)
+    for batch in share.batches():
+        lane, number, _ = order.locate(batch)
+        if newest.get(lane, -1) < number:
+            newest[lane] = number
+            yield read_window(order, share, read, lane, number)
 
 
 def read_window(order: Order, share: Share, read: Read, lane: int, number: int) -> Window:
@@ -139,7 +145,12 @@ def read_window(order: Order, share: Share, read: Read, lane: int, number: int) 
 def steps_of(share: Share, parts: Iterator[Window]) -> Iterator[list[Placed]]:
     """Put together what each step of this rank consists of."""
     held: dict[int, list[Placed]] = {}
-    for step in range(share.steps):
+    first = share.start + share.rank
+    for batch in range(first, first + share.whole * share.world, share.world):
+        while batch not in held:
+            held.update(next(parts).batches)
+        yield held.pop(batch)
+    for step in range(share.whole, share.steps):
         found: list[Placed] = []
         for part in share.step(step):
             while part.batch not in held:
