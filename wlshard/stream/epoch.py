@@ -23,6 +23,7 @@ from wlshard.stream.window import (
     windows,
 )
 
+STREAM_BYTES = 2**20  # a block of the tar reader, which holds two, or two members if they are larger
 DEPTH = 2  # windows read ahead, beyond the one that each lane holds
 
 
@@ -81,16 +82,18 @@ class Epoch:
         self.padded += self._padded
 
     def announced_bytes(self) -> int | None:
-        """Give the bytes of undecoded samples that are held at most; None where sizes are not known."""
-        if self.data.sample_bytes is None:
+        """Give the bytes held at most: what is read and not given, blocks read into, and a batch as bytes.
+
+        None where sizes are not known.
+        """
+        size, shape = self.data.sample_bytes, self.plan.shape
+        if size is None:
             return None
-        blocks = 0
-        if self.data.seekable and self.data.counts is not None:
-            shape = self.plan.shape
-            blocks = (
-                -(-(shape.lanes or 1) // self.plan.world) * (shape.strips or 1) * 2 * self.data.read_bytes
-            )
-        return int(self.held_samples * self.data.sample_bytes) + blocks
+        blocks = 2.0 * max(STREAM_BYTES, size)
+        if not self._streams():
+            strips = -(-(shape.lanes or 1) // self.plan.world) * (shape.strips or 1)
+            blocks = strips * 2 * self.data.read_bytes
+        return int((self.held_samples + shape.batch) * size + blocks)
 
     def close(self) -> None:
         self._ahead.close()
