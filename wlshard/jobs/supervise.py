@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 from wlshard import clock
+from wlshard.errors import WlshardError
 from wlshard.jobs.job import Job, Progress
 from wlshard.jobs.stopping import StopFlag
 from wlshard.jobs.targets import pool_of, refuse_outputs
@@ -111,7 +112,8 @@ class Generators:
         self._hear(min([timeout_s, TICK_S, *due]))
         for worker in self.workers:
             if worker.has_ended():
-                self._settle(worker)
+                self._reap(worker)
+                worker.settle()
                 if not worker.done:
                     self._plan_restart(worker)
             elif worker.due is not None and worker.due <= clock.monotonic():
@@ -140,7 +142,7 @@ class Generators:
             return
         for worker in self.workers:
             worker.ask()
-        until = clock.monotonic() + self._grace_s
+        until, ended = clock.monotonic() + self._grace_s, list[Worker]()
         while any(worker.process is not None for worker in self.workers):
             if clock.monotonic() >= until or self._hurry():
                 for worker in self.workers:
@@ -148,11 +150,17 @@ class Generators:
             self._hear(TICK_S)
             for worker in self.workers:
                 if worker.has_ended():
-                    self._settle(worker)
-                    if worker.error is not None and worker.retry is False:
-                        log.warning("while ending: %s", worker.error)
+                    self._reap(worker)
+                    ended.append(worker)
         self._watched.close()
         self._watched = None
+        for worker in ended:
+            try:
+                worker.settle()
+            except WlshardError as error:
+                log.warning("what a process left is not sealed yet, the next start will try again: %s", error)
+            if worker.error is not None and not worker.retry:
+                log.warning("while ending: %s", worker.error)
 
     def watch(self, what: HasFileno, ready: Callable[[], object]) -> None:
         """Let what can be read end a `step` early; `ready` is called then."""
@@ -172,10 +180,10 @@ class Generators:
         worker.start()
         self._selector().register(worker.status, selectors.EVENT_READ, worker.hear)
 
-    def _settle(self, worker: Worker) -> None:
+    def _reap(self, worker: Worker) -> None:
         with suppress(KeyError):  # it is out already if its pipe was closed first
             self._selector().unregister(worker.status)
-        worker.settle()
+        worker.reap()
 
     def _plan_restart(self, worker: Worker) -> None:
         error = worker.error

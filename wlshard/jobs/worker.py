@@ -39,6 +39,7 @@ class Worker:
         self.error: WlshardError | None = None  # of the last start that told one
         self.told = ""  # the last error that was warned of
         self.retry = True
+        self._code = 0  # what the last process ended with
         self.finished = False  # the process told that it came to its end
         self.latest = Progress()
         self._before = Progress()  # sum of the starts that ended
@@ -99,8 +100,8 @@ class Worker:
 
     def ask(self) -> None:
         """Ask the process to seal and end."""
-        if self.process is not None:
-            self.process.send_signal(signal.SIGTERM)
+        if self.process is not None:  # os.kill: Popen's own would reap it first if it has ended
+            os.kill(self.process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the process and all of its group."""
@@ -115,28 +116,27 @@ class Worker:
         # Not reaped yet: so the number of its group, which settle kills, cannot be another's already.
         return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
-    def settle(self) -> None:
-        """Reap a process that ended, and whatever it started; seal and count what it left.
-
-        Afterwards the worker is done, or `error` tells why not.
-        """
+    def reap(self) -> None:
+        """Take leave of a process that ended, and of whatever it started."""
         assert self.process is not None
         self.hear()
         self.kill()
-        code = self.process.wait()
+        self._code = self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             pipe.close()
         self.process = None
+
+    def settle(self) -> None:
+        """After `reap`, seal and count what the process left. It is done, or `error` tells why not."""
         self.done = self.finished
         if not self.done:
             self.failures += 1
-            self._count_what_is_there()
             if self.error is None:
                 which = f"{self.job.function}, worker {self.job.worker}, start {self.job.start - 1}"
-                self.error = UserCodeError(
-                    f"{which}: its process {_how(code)}; see above for what it printed"
-                )
+                how = f"its process {_how(self._code)}; see above for what it printed"
+                self.error = UserCodeError(f"{which}: {how}")
+            self._count_what_is_there()
         self._before, self.latest = self.total(), Progress()
         if self.job.samples is not None:
             self.left = max(0, self.job.samples - self._before.sealed - self._before.dropped)
