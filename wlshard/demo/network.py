@@ -14,11 +14,13 @@ SIDE = 2 ** len(WIDTHS)  # sides of volumes are multiples of this
 
 
 class Segmenter(nn.Module):
-    """A U-Net (Ronneberger et al. 2015, arXiv:1505.04597) that works at half resolution and below.
+    """A U-Net at half resolution, and a Gaussian mixture at full resolution that it is the prior of.
 
-    Takes images (B, 1, D, H, W), gives logits (B, classes, D, H, W). The outermost level, where a U-Net
-    spends nine tenths of its time, is one strided convolution in and one transposed convolution out:
-    a step on two volumes of 48³ takes 0.05 s on one core.
+    Takes images (B, 1, D, H, W); gives logits (B, classes, D, H, W) and, for the loss, the U-Net's own at
+    half the sides. The U-Net (Ronneberger et al. 2015, arXiv:1505.04597) says roughly what is where; from
+    that the brightness of each class in this very image is measured, and each voxel is weighed against it,
+    as in unified segmentation (Ashburner and Friston 2005, doi:10.1016/j.neuroimage.2005.02.018). Without
+    the second part a minute on a CPU teaches where a head's parts usually lie, and no contrast.
     """
 
     def __init__(self, classes: int) -> None:
@@ -28,9 +30,15 @@ class Segmenter(nn.Module):
         self.down = nn.ModuleList(nn.Sequential(_block(a, b, 2), _block(b, b)) for a, b in pairs)
         self.lift = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in reversed(pairs))
         self.up = nn.ModuleList(_block(a, a) for a, _ in reversed(pairs))
-        self.head = nn.ConvTranspose3d(WIDTHS[0], classes, 4, stride=2, padding=1)
+        self.head = nn.Conv3d(WIDTHS[0], classes, 1)
+        self.mix = nn.Conv3d(2 * classes, classes, 1)
+        with torch.no_grad():  # begin as a mixture model that trusts its prior three times as much
+            self.mix.weight.copy_(
+                torch.cat([torch.eye(classes), 0.3 * torch.eye(classes)], 1)[..., None, None, None]
+            )
+            self.mix.bias.zero_()  # type: ignore[union-attr]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = self.stem(images)
         skipped: list[Tensor] = []
         for down in self.down:
@@ -38,8 +46,18 @@ class Segmenter(nn.Module):
             x = down(x)
         for lift, up in zip(self.lift, self.up, strict=True):
             x = up(F.interpolate(lift(x), scale_factor=2) + skipped.pop())
-        logits: Tensor = self.head(x)
-        return logits
+        coarse = self.head(x)
+        prior = F.interpolate(coarse, scale_factor=2, mode="trilinear")
+        return self.mix(torch.cat([prior, _likelihood(images, coarse)], 1)), coarse
+
+
+def _likelihood(images: Tensor, coarse: Tensor) -> Tensor:
+    """Give the log-likelihood of each voxel's brightness in each class, a Gaussian measured in this image."""
+    seen, chance = F.avg_pool3d(images, 2), coarse.softmax(1)
+    weight = chance.sum((2, 3, 4), keepdim=True) + 1e-3
+    centre = (chance * seen).sum((2, 3, 4), keepdim=True) / weight
+    spread = (chance * (seen - centre) ** 2).sum((2, 3, 4), keepdim=True) / weight + 1e-3
+    return (-0.5 * ((images - centre) ** 2 / spread + spread.log())).clamp(-10, 5)
 
 
 def _block(inner: int, outer: int, stride: int = 1) -> nn.Sequential:
@@ -47,7 +65,13 @@ def _block(inner: int, outer: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(convolution, nn.InstanceNorm3d(outer, affine=True), nn.LeakyReLU(0.1, inplace=True))
 
 
-def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+def loss_of(found: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+    """Give the loss of what the network found, its half resolution counting half."""
+    logits, coarse = found
+    return _loss(logits, labels) + 0.5 * _loss(coarse, labels[:, ::2, ::2, ::2])
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Give cross-entropy plus one minus the soft Dice score (Milletari et al. 2016, arXiv:1606.04797)."""
     truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1)
     chance = logits.softmax(1)
@@ -60,7 +84,7 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
 def predict(network: nn.Module, images: Tensor) -> Tensor:
     """Label images (N, 1, D, H, W), one at a time; gives (N, D, H, W), uint8."""
     with torch.inference_mode():
-        return torch.cat([network(image[None]).argmax(1).to(torch.uint8) for image in images])
+        return torch.cat([network(image[None])[0].argmax(1).to(torch.uint8) for image in images])
 
 
 def dice(found: Tensor, labels: Tensor, classes: int) -> list[float]:

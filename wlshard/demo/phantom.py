@@ -11,6 +11,7 @@ Labels = np.ndarray[Any, np.dtype[np.uint8]]
 Field = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 CLASSES = ("background", "skull", "CSF", "grey matter", "white matter", "ventricles")
+_SLAB_VOXELS = 2**19  # painted at a time
 _SKULL, _CSF, _GREY, _WHITE, _VENTRICLES = range(1, 6)
 
 
@@ -23,7 +24,7 @@ def head(size: int) -> Labels:
     line = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
     front, right = line[None, :, None], line[None, None, :]
     detail = min(1.0, 0.3 + size / 180)  # narrower folds than the voxels show would only be noise
-    slab = max(1, 2**19 // size**2)
+    slab = max(1, _SLAB_VOXELS // size**2)
     labels = np.concatenate(
         [_paint(line[i : i + slab, None, None], front, right, detail) for i in range(0, size, slab)]
     )

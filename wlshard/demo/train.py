@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         return dice(predict(network, images), labels, classes)
 
     course = Course(scores=[(0.0, score())])
-    train(network, options, course, score, device)
+    train(network, options, course, score)
     before, after = course.scores[0][1], score()
     course.scores.append((course.losses[-1][0] if course.losses else 0.0, after))
     rows = [(name, f"{b:.2f} → {a:.2f}") for name, b, a in zip(names, before, after, strict=True)]
@@ -86,7 +86,6 @@ def train(
     options: argparse.Namespace,
     course: Course,
     score: Callable[[], list[float]],
-    device: torch.device,
 ) -> None:
     """Train until the time or the steps are over; notes in `course` as it goes, so that ^C loses nothing."""
     loader = Loader(
@@ -96,29 +95,38 @@ def train(
     with loader, _signals_interrupt():
         try:
             began = line = math.inf
-            for step, batch in enumerate(loader.epochs()):
+            done = 0.0
+            for batch in loader.epochs():
+                began = min(began, clock.monotonic())  # the time before the first batch is not training
+                loss = _step(network, optimizer, batch, done)
                 now = clock.monotonic()
-                if step == 0:
-                    began = line = now
-                done = (now - began) / options.seconds if options.steps is None else step / options.steps
+                course.losses.append((now - began, loss))
+                done = (
+                    len(course.losses) / options.steps if options.steps else (now - began) / options.seconds
+                )
                 if done >= 1:
                     break
-                for group in optimizer.param_groups:  # a short warm-up, then half a cosine
-                    group["lr"] = LEARNING_RATE * min(1, done / 0.05) * (0.5 + 0.5 * math.cos(math.pi * done))
-                loss = loss_of(network(_to_images(batch[0]).to(device)), _to_labels(batch[1]).to(device))
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                course.losses.append((now - began, loss.item()))
                 if done * LOOKS >= len(course.scores):
                     course.scores.append((now - began, score()))
-                if now >= line:
+                if len(course.losses) == 1 or now >= line:
                     line = now + LINE_S
                     say(_progress(course, loader.stats()))
         except KeyboardInterrupt:
             course.interrupted = True
             say("interrupted: this is what there is")
         course.stats = loader.stats()
+
+
+def _step(network: Segmenter, optimizer: torch.optim.Optimizer, batch: Any, done: float) -> float:
+    """Learn from one batch at this share of the training; gives the loss."""
+    for group in optimizer.param_groups:  # a short warm-up, then half a cosine
+        group["lr"] = LEARNING_RATE * min(1, 0.1 + done / 0.05) * (0.5 + 0.5 * math.cos(math.pi * done))
+    device = network.head.weight.device
+    loss = loss_of(network(_to_images(batch[0]).to(device)), _to_labels(batch[1]).to(device))
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return loss.item()
 
 
 def held_out(seed: int, size: int, atlas: str | None) -> tuple[Tensor, Tensor]:
