@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -78,9 +78,46 @@ _GENERATOR_OPTIONS = [
                  show_default=True, help="Seal a shard so long after its first sample."),
 ]  # fmt: skip
 
+_RUN_OPTIONS = [
+    click.option("--at", type=COUNT, default=100, show_default=True, help="Samples that make a rotation."),
+    click.option("--pool-samples", type=click.IntRange(min=0), default=0,
+                 help="Fill a generation up to so many samples with the newest old ones.  [a full swap]"),
+    click.option("--reuse", type=click.FloatRange(min=0), default=0.0,
+                 help="Rotate only once the newest generation was served so many times.  [as soon as --at]"),
+    click.option("--cap", type=COUNT, help="Samples in the write buffer at which to wait.  [4 times --at]"),
+    click.option("--shard-samples", type=COUNT, help="Samples in a shard.  [--at is two for each process]"),
+]  # fmt: skip
+
+_DEMO_OPTIONS = [
+    click.option("--demo", is_flag=True, help="Synthetic brains, made and trained on; all else is optional."),
+    click.option("--size", type=click.IntRange(min=16), default=48, show_default=True,
+                 help="With --demo: voxels a side; 256 for real volumes."),
+    click.option("--atlas", type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+                 help="With --demo: an npz with the array `label` (and `t1`).  [a phantom]"),
+    click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
+                 help="With --demo: how long to train."),
+    click.option("--steps", type=COUNT, help="With --demo: end after so many steps instead."),
+    click.option("--out", type=click.Path(file_okay=False),
+                 help="With --demo: a new folder for pool and picture.  [demo-<time>]"),
+]  # fmt: skip
+
 
 def generator_options(function: Decorated) -> Decorated:
     """Add the options that wl-gen and wl-run have in common."""
-    for option in reversed(_GENERATOR_OPTIONS):
+    return _add(function, _GENERATOR_OPTIONS)
+
+
+def run_options(function: Decorated) -> Decorated:
+    """Add what wl-run says of rotation."""
+    return _add(function, _RUN_OPTIONS)
+
+
+def demo_options(function: Decorated) -> Decorated:
+    """Add what wl-run --demo can be told."""
+    return _add(function, _DEMO_OPTIONS)
+
+
+def _add(function: Decorated, options: Sequence[Callable[[Any], Any]]) -> Decorated:
+    for option in reversed(options):
         function = option(function)
     return function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -10,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wlshard.cli.entry import command
-from wlshard.cli.options import COUNT, generator_options
-from wlshard.errors import UsageError
+from wlshard.cli.options import demo_options, generator_options, run_options
+from wlshard.errors import AccessDenied, UsageError
 
 if TYPE_CHECKING:
     from wlshard.jobs.run import Snapshot
 
-AT = 100  # samples a rotation, unless told otherwise
-CAPS = 4  # times that many may wait before the generators do
+CAPS = 4  # times --at may wait before the generators do
+DEMO_AT = 32  # samples a rotation; a quarter for volumes above DEMO_SMALL voxels a side
+DEMO_SMALL = 96
+COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 LINE_S = 10.0  # between two status lines where they cannot be drawn over each other
 
 
@@ -31,47 +34,73 @@ LINE_S = 10.0  # between two status lines where they cannot be drawn over each o
 @click.argument("function", metavar="MODULE:FUNCTION", required=False)
 @click.argument("pool", required=False)
 @click.argument("consumer", metavar="-- COMMAND…", nargs=-1, type=click.UNPROCESSED)
+@run_options
+@demo_options
 @generator_options
-@click.option("--at", type=COUNT, default=AT, show_default=True, help="Samples that make a rotation.")
-@click.option(
-    "--pool-samples",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Fill a generation up to so many samples with the newest old ones.  [none: a full swap]",
-)
-@click.option("--cap", type=COUNT, help=f"Samples in the write buffer at which to wait.  [{CAPS} times --at]")
-@click.option(
-    "--shard-samples", type=COUNT, help="Samples in a shard.  [so that --at makes two for each process]"
-)
 def main(
-    function: str | None, pool: str | None, consumer: tuple[str, ...], parallel: int, seed: int | None,
-    gpus: tuple[str, ...] | None, args: tuple[tuple[str, Any], ...], at: int, pool_samples: int,
-    cap: int | None, shard_samples: int | None, **settings: Any,
+    function: str | None, pool: str | None, consumer: tuple[str, ...], parallel: int,
+    seed: int | None, gpus: tuple[str, ...] | None, args: tuple[tuple[str, Any], ...], at: int,
+    pool_samples: int, reuse: float, cap: int | None, shard_samples: int | None, demo: bool,
+    size: int, atlas: str | None, seconds: float, steps: int | None, out: str | None, **settings: Any,
 ) -> int:  # fmt: skip
     """Run generators into POOL (made if absent), rotate it, and run COMMAND, which trains on it.
 
     COMMAND finds the pool in the environment variable WL_POOL. When it ends, or on ^C, everything ends in
     order, and what the generators made is sealed; its exit code is ours. Generators that fail are started
     anew, five times in a row at most. They pause at --cap, so that the disk does not fill.
+
+    With --demo nothing else is needed: it trains on synthetic brains while they are made, for a minute.
     """
     from wlshard.jobs.job import Job
     from wlshard.jobs.run import run
     from wlshard.seeds import fresh_seed
 
+    seed = fresh_seed() if seed is None else seed
+    if demo:
+        if function is not None:
+            raise UsageError("--demo brings its own generator, pool and trainer: leave them out")
+        ctx = click.get_current_context()
+        given = {name for name in ctx.params if ctx.get_parameter_source(name) is COMMANDLINE}
+        folder = _new_folder(out)
+        function, pool = "wlshard.demo.brains:generate", os.path.join(folder, "pool")
+        args = (("size", size), *((("atlas", atlas),) if atlas else ()), *args)
+        consumer = _trainer(folder, size, atlas, seconds, steps)
+        few = DEMO_AT if size <= DEMO_SMALL else DEMO_AT // 4
+        at = at if "at" in given else few
+        cap, reuse = cap or 2 * at, reuse if "reuse" in given else 1.0
+        parallel = parallel if "parallel" in given else 2
     if function is None or pool is None or not consumer:
         raise UsageError("say what generates, where to, and what trains: MODULE:FUNCTION POOL -- COMMAND")
     cap = cap or CAPS * at
-    per_shard = shard_samples or max(1, at // (2 * parallel))
     job = Job(
-        function, pool, seed=fresh_seed() if seed is None else seed, args=dict(args), cap=cap,
-        shard_samples=per_shard, **settings,
+        function, pool, seed=seed, args=dict(args), cap=cap,
+        shard_samples=shard_samples or max(1, at // (2 * parallel)), **settings,
     )  # fmt: skip
-    print(
-        f"wl-run: a rotation each {at} samples; generators pause at {cap}; seed {job.seed}", file=sys.stderr
-    )
+    about = f"a rotation each {at} samples, generators pause at {cap} in the write buffer, seed {seed}"
+    print(f"wl-run: pool {pool}; {about}", file=sys.stderr)
     with StatusLine() as line:
-        keep = {"at": at, "pool_samples": pool_samples}
-        return run(job, consumer, parallel=parallel, gpus=gpus or (), show=line.show, **keep)
+        return run(
+            job, consumer, parallel=parallel, at=at, pool_samples=pool_samples, reuse=reuse,
+            gpus=gpus or (), show=line.show,
+        )  # fmt: skip
+
+
+def _new_folder(out: str | None) -> str:
+    folder = out or time.strftime("demo-%Y%m%d-%H%M%S")
+    try:
+        os.makedirs(folder)
+    except FileExistsError:
+        raise UsageError("exists already: name a new folder by --out", url=folder) from None
+    except OSError as error:
+        raise AccessDenied(f"no folder can be made here ({error.strerror}): use --out", url=folder) from None
+    return folder
+
+
+def _trainer(folder: str, size: int, atlas: str | None, seconds: float, steps: int | None) -> tuple[str, ...]:
+    command = [sys.executable, "-P", "-m", "wlshard.demo.train", "--out", folder, "--size", str(size)]
+    command += ["--atlas", atlas] if atlas else []
+    command += ["--seconds", str(seconds)] if steps is None else ["--steps", str(steps)]
+    return tuple(command)
 
 
 class StatusLine:

@@ -27,7 +27,10 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a running pool looks like, once a second; counts of samples. `served`: of all generations."""
+    """What a running pool looks like, once a second; counts of samples. `reuse`: served / promoted, of this run.
+
+    What readers note of themselves is a second old or so.
+    """
 
     totals: Totals
     buffered: int
@@ -45,6 +48,7 @@ def run(
     parallel: int,
     at: int,
     pool_samples: int = 0,
+    reuse: float = 0.0,
     gpus: Sequence[str] = (),
     show: Callable[[Snapshot], None],
 ) -> int:
@@ -53,7 +57,8 @@ def run(
     The command finds the pool's URL in WL_POOL. All ends when the command does, or on SIGINT (130) and
     SIGTERM (130): the command first, then the generators, which seal. When the generators are done, what
     waits is promoted, and the command goes on alone. A second signal kills what is still there.
-    Errors of the generators and the store end the run, too.
+    Errors of the generators and the store end the run, too. reuse: a rotation waits until the samples of the
+    newest generation have been served so many times, on average, by readers that account for it.
     """
     if job.cap is not None and job.cap < at:
         raise UsageError(f"a cap of {job.cap} stops the generators before the {at} of --at can be there")
@@ -67,7 +72,8 @@ def run(
         environ = {"WL_POOL": _everywhere(job.target)}
         with generators, Consumer(command, environ, hurry=hurry) as consumer:
             generators.watch(stop, stop.drain)
-            course = _Course(generators, Rotator(pool, at=at, pool_samples=pool_samples), job.cap, show)
+            rotator = Rotator(pool, at=at, pool_samples=pool_samples)
+            course = _Course(generators, rotator, reuse, job.cap, show)
             while consumer.poll() is None and stop.asked is None:
                 course.step()
             if stop.asked == signal.SIGINT:
@@ -83,12 +89,19 @@ class _Course:
     """What happens again and again while the consumer runs."""
 
     def __init__(
-        self, generators: Generators, rotator: Rotator, cap: int | None, show: Callable[[Snapshot], None]
+        self,
+        generators: Generators,
+        rotator: Rotator,
+        reuse: float,
+        cap: int | None,
+        show: Callable[[Snapshot], None],
     ) -> None:
-        self._generators, self._rotator, self._cap, self._show = generators, rotator, cap, show
+        self._generators, self._rotator, self._reuse = generators, rotator, reuse
+        self._cap, self._show = cap, show
         self._next = 0.0
         self._emptied = False
         self._served: dict[int, int] = {}
+        self._promoted: dict[int, int] = {}
 
     def step(self) -> None:
         """Hear the generators, for a moment; each second, rotate if due and show how it stands."""
@@ -106,11 +119,16 @@ class _Course:
             return
         done = self._generators.done
         rest = done and not self._emptied
-        self._rotator.turn(buffered=status.buffer.samples, rest=rest)
-        self._emptied = done
+        if not status.samples or status.reuse >= self._reuse:
+            rotation = self._rotator.turn(buffered=status.buffer.samples, rest=rest)
+            self._emptied = done
+            if rotation is not None:
+                self._promoted[rotation.generation] = rotation.promoted.samples
+        self._promoted.setdefault(status.generation, status.samples)  # there before us
         for generation in (status.generation - 1, status.generation):  # the one before may still be read
-            if generation >= 0:
+            if generation in self._promoted:
                 self._served[generation] = sum(note.served for note in pool.served(generation))
+        served = sum(self._served.values())
         self._show(
             Snapshot(
                 totals=self._generators.totals(),
@@ -118,8 +136,8 @@ class _Course:
                 cap=self._cap,
                 generation=status.generation,
                 samples=status.samples,
-                served=sum(self._served.values()),
-                reuse=status.reuse,
+                served=served,
+                reuse=served / max(1, sum(self._promoted.values())),
             )
         )
 
