@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wlshard.cli.entry import SKIPPED, command
+from wlshard.cli.entry import INTERRUPTED, SKIPPED, command
 from wlshard.cli.options import json_option
 from wlshard.errors import UsageError
 
@@ -55,7 +55,7 @@ def main(pool: str, at: int, watch: float | None, pool_samples: int, dry_run: bo
         if dry_run:
             raise UsageError("--dry-run looks once: leave out --watch")
         keep_watch(Rotator(Pool(pool), at=at, pool_samples=pool_samples), watch, show)
-        return 0
+        return INTERRUPTED
     done = Pool(pool).rotate(at=at, pool_samples=pool_samples, dry_run=dry_run)
     show(done)
     return SKIPPED if done.quarantined else 0

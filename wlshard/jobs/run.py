@@ -27,9 +27,9 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a running pool looks like, once a second; counts of samples. `reuse`: served / promoted, of this run.
+    """What a running pool looks like, once a second; counts of samples.
 
-    What readers note of themselves is a second old or so.
+    `reuse`: served / promoted. What readers note of themselves may be some seconds old.
     """
 
     totals: Totals

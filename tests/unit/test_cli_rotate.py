@@ -1,0 +1,149 @@
+"""wl-rotate as it is typed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from processes import environ
+
+from wlshard.cli.rotate import main
+from wlshard.errors import StoreUnavailable
+from wlshard.jobs.rotation import Rotator
+from wlshard.pool.pool import Pool
+from wlshard.pool.writer import ShardWriter
+
+KEYS = {
+    "pool",
+    "previous",
+    "generation",
+    "committed",
+    "promoted",
+    "kept",
+    "dropped",
+    "quarantined",
+    "seconds",
+}
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Pool:
+    made = Pool(tmp_path / "p").create()
+    seal(made, 4)
+    return made
+
+
+def seal(pool: Pool, count: int) -> None:
+    with ShardWriter(pool) as writer:
+        for n in range(count):
+            writer.write({"cls": n})
+
+
+def rotate(*args: object) -> Result:
+    return CliRunner().invoke(main, list(map(str, args)))
+
+
+def test_json_tells_what_was_promoted(pool: Pool) -> None:
+    told = json.loads(rotate(pool.url, "--json").stdout)
+    assert told.keys() == KEYS
+    assert (told["previous"], told["generation"], told["committed"]) == (0, 1, True)
+    assert told["promoted"]["samples"] == 4
+
+
+def test_too_little_is_no_error_and_commits_nothing(pool: Pool) -> None:
+    result = rotate(pool.url, "--at", 5)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "generation 0 stays" in result.stderr
+    assert pool.generations() == [0]
+
+
+def test_a_dry_run_tells_and_changes_nothing(pool: Pool) -> None:
+    assert "would commit generation 1: 4 samples in 1 shards" in rotate(pool.url, "--dry-run").stderr
+    assert pool.generations() == [0]
+
+
+def test_pool_samples_keeps_the_newest_old_ones(pool: Pool) -> None:
+    rotate(pool.url)
+    seal(pool, 3)
+    told = json.loads(rotate(pool.url, "--pool-samples", 6, "--json").stdout)
+    assert (told["promoted"]["samples"], told["kept"]["samples"]) == (3, 4)
+
+
+def test_a_shard_that_is_bad_is_told_and_the_code_is_3(pool: Pool) -> None:
+    seal(pool, 2)
+    shard = Path(pool.store.url, "shards", pool.buffer()[0].name)
+    data = bytearray(shard.read_bytes())
+    data[-1] = 1
+    shard.chmod(0o644)
+    shard.write_bytes(data)
+    result = rotate(pool.url)
+    assert result.exit_code == 3
+    assert f"set aside: {shard.name}" in result.stderr
+
+
+def test_a_missing_pool_is_10(tmp_path: Path) -> None:
+    assert rotate(tmp_path / "none").exit_code == 10
+    assert rotate(tmp_path / "none", "--watch").exit_code == 10
+
+
+@pytest.mark.parametrize(
+    "words", [["--watch", "POOL"], ["POOL", "--watch", "0.05"], ["--watch=0.05", "POOL"]]
+)
+def test_watch_rotates_whenever_enough_waits_until_it_is_ended(pool: Pool, words: list[str]) -> None:
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "from wlshard.cli.rotate import main; main()",
+        "--json",
+        "--at",
+        "3",
+    ]
+    words = [pool.url if word == "POOL" else word for word in words]
+    with subprocess.Popen(
+        [*command, *words], env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["generation"] == 1
+        seal(pool, 2)  # too few
+        seal(pool, 3)
+        assert json.loads(process.stdout.readline())["promoted"]["samples"] == 5
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 130
+    assert pool.generations() == [0, 1, 2]
+
+
+def test_a_dry_run_does_not_watch(pool: Pool) -> None:
+    assert rotate(pool.url, "--watch", "--dry-run").exit_code == 2
+
+
+def test_a_store_that_fails_is_asked_again_but_not_for_ever(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rotator = Rotator(pool, at=1)
+    calls = 0
+
+    def fail() -> list[str]:
+        nonlocal calls
+        calls += 1
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "salvage", fail)
+        for _ in range(4):
+            assert rotator.turn() is None
+    done = rotator.turn()
+    assert done is not None
+    assert done.generation == 1
+    assert "failure 4 of 5" in caplog.text
+    monkeypatch.setattr(pool, "salvage", fail)
+    for _ in range(4):
+        rotator.turn()
+    with pytest.raises(StoreUnavailable):
+        rotator.turn()
