@@ -252,7 +252,6 @@ class Loader:
             if self._batches is None and self._course.at.next_batch:
                 self._course.skip_to_next()
             self._taken = 0
-            self._goes_on = True  # until a batch is given: after an error the next iter() tries again
         if self._collate is None and self._batch_size is not None:
             from wlshard.stream.collate import collator  # brings numpy, which samples() can do without
 

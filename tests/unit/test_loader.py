@@ -346,6 +346,26 @@ def test_a_hundred_bad_samples_in_a_row_are_too_many() -> None:
         list(loader)
 
 
+def test_a_good_sample_between_bad_ones_breaks_their_row() -> None:
+    rows = [{"__key__": str(n), "a.cls": b"1" if n == 60 else b"x"} for n in range(121)]
+    with Loader(rows, batch_size=121, on_error="skip") as loader:
+        assert found(loader) == [["60"]]
+
+
+def test_an_epoch_that_failed_before_its_first_batch_is_tried_again(tmp_path) -> None:
+    path = Path(write_shards(tmp_path / "x", 1, 6)) / "x-0-0.tar"
+    with (
+        Loader(str(path), batch_size=2, shuffle=12) as loader,
+        Loader(str(path), batch_size=2, shuffle=12) as other,
+    ):
+        next(iter(loader))
+        path.rename(path.with_suffix(".away"))
+        with pytest.raises(NotFound):
+            next(iter(loader))
+        path.with_suffix(".away").rename(path)
+        assert found(loader) == [found(other), found(other)][1]
+
+
 def test_after_an_error_the_next_iter_tries_again_or_goes_on(tmp_path) -> None:
     folder = write_shards(tmp_path / "x", 1, 6)
     path = Path(folder) / "x-0-0.tar"

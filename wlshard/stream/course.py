@@ -96,20 +96,16 @@ class Course:
     def step(self) -> Any | None:
         """Give what `finish` makes of this rank's next step; None where an epoch ends: the next one follows.
 
-        After an error the course stands before the step that met it.
+        After an error, call `stop`: the course stands before the step that met it.
         """
         if self.epoch is None:
             self.epoch = self._begin()
-        try:
-            found = next(self.epoch, None)
-            if found is not None:
-                done = self._finish(found, self._at.epoch)
-                self.epoch.advance(len(found))
-                self._note(len(found))
-                return done
-        except BaseException:
-            self.stop()
-            raise
+        found = next(self.epoch, None)
+        if found is not None:
+            done = self._finish(found, self._at.epoch)
+            self.epoch.advance(len(found))
+            self._note(len(found))
+            return done
         self.empty = 0 if self.epoch.next_batch else self.empty + 1
         self.skip_to_next()
         return None

@@ -32,8 +32,7 @@ class Strips:
     def read(self, lane: int, strip: int, place: int, count: int) -> list[Placed]:
         """Give `count` samples from `place` in the line on. Errors: TarError, GroupingError, NotFound."""
         kept = self._kept.pop((lane, strip), [])
-        if not kept or kept[0][0] != place:
-            kept = []
+        assert not kept or kept[0][0] == place, "a strip that is read ahead is read from front to back"
         if len(kept) < count:
             start = place + len(kept)
             end = max(place + count, min(start + self.ahead, self._order.strip_end(lane, strip)))
