@@ -144,6 +144,15 @@ def test_what_is_served_is_noted_in_the_pool(pool) -> None:
     assert notes["reuse"] == pytest.approx(75 / 30)
 
 
+def test_several_ranks_on_a_moving_pool_are_warned_once(pool, caplog) -> None:
+    for source, told in [(pool.url, 1), (f"{pool.url}@1", 0)]:
+        caplog.clear()
+        with Loader(source, batch_size=4, shuffle=24, rank=0, world_size=2) as loader:
+            list(loader)
+            list(loader)
+        assert len(caplog.records) == told
+
+
 def test_notes_are_at_most_one_a_second(tmp_path, monkeypatch) -> None:
     pool = fill_pool(str(tmp_path / "pool"), range(30))
     noted = []

@@ -177,6 +177,12 @@ class Course:
         if not self._told and plan.world > 1:
             self._told = True
             say_reading(shape.lanes if data.seekable else 1, plan.world)
+            if self.feed.moves:
+                log.warning(
+                    "each of the %d ranks looks for the newest generation by itself: a rotation while an "
+                    "epoch begins may part them; name one generation (POOL@n) to rule it out",
+                    plan.world,
+                )
         self._at = replace(
             self._at,
             generation=data.generation,
