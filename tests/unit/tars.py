@@ -100,7 +100,7 @@ def contents(data: bytes) -> list[tuple[str, bytes]]:
 
 def names_until_fault(data: bytes, block_bytes: int = BLOCK_BYTES) -> tuple[list[bytes], TarError | None]:
     names: list[bytes] = []
-    for members, fault, _ in scan(Bytes(data), "t.tar", block_bytes=block_bytes):
+    for members, fault, *_ in scan(Bytes(data), "t.tar", block_bytes=block_bytes):
         names += [name for name, *_ in members]
         if fault is not None:
             return names, fault

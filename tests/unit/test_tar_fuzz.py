@@ -66,7 +66,7 @@ def test_hostile_headers_end_in_members_or_in_an_error(
 ) -> None:
     data = edited(which, changes, checked=checked)
     total = 0
-    for members, fault, at in scan(Bytes(data), "t", block_bytes=block_bytes, max_member_bytes=1 << 20):
+    for members, fault, at, _ in scan(Bytes(data), "t", block_bytes=block_bytes, max_member_bytes=1 << 20):
         assert at <= len(data)
         total += len(members)
         if fault is not None:
@@ -83,7 +83,7 @@ def test_blocks_of_every_size_see_the_same(
 
     def seen(block_bytes: int) -> list[object]:
         found: list[object] = []
-        for members, fault, _ in scan(Bytes(data), "t", block_bytes=block_bytes, max_member_bytes=1 << 20):
+        for members, fault, *_ in scan(Bytes(data), "t", block_bytes=block_bytes, max_member_bytes=1 << 20):
             found += [(*fields, bytes(payload)) for *fields, payload in members]
             if fault is not None:
                 found.append((fault.message, fault.offset, fault.member))

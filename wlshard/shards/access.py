@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
@@ -18,7 +17,7 @@ from wlshard.shards.scanned import count_samples, find_starts
 from wlshard.shards.tally import Tally
 from wlshard.store.base import Reader
 from wlshard.store.connect import is_local, locate
-from wlshard.tar.blocks import Blocks
+from wlshard.tar.blocks import blocks_of_this_thread
 from wlshard.tar.common import Likeness
 from wlshard.tar.compression import plain
 from wlshard.tar.header import END_MARK
@@ -30,16 +29,6 @@ from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 READ_AHEAD_BYTES = 1 << 20  # in the kernel's page cache; twice that is asked for at a time
 _STRIPS = 64  # places in one shard that are read on from
-
-
-class _Buffers(threading.local):
-    """Buffers of runs, shared by all shards that a thread reads."""
-
-    def __init__(self) -> None:
-        self.blocks = Blocks(most=64)
-
-
-_buffers = _Buffers()
 
 
 class ShardAccess:
@@ -148,6 +137,7 @@ class ShardAccess:
         """Forget what is known of the shard. May be called twice."""
         self._known, self._index, self._compressed, self._count = False, None, False, None
         self._advised.clear()
+        blocks_of_this_thread().trim()
 
     def __enter__(self) -> Self:
         return self
@@ -201,7 +191,6 @@ class ShardAccess:
             start=begin,
             span=True,
             links=self._links(),
-            blocks=_buffers.blocks,
             like=self._like,
             block_bytes=bytes_wanted + 1,  # room for more, so that the end is met at the first read
             max_member_bytes=self._max_member_bytes,
@@ -247,7 +236,7 @@ class ShardAccess:
     def _next_split(self, offset: int) -> tuple[bytes, int] | None:
         with Hopper(lambda at: open_shard(self.url, at)) as source:
             source.seek(offset)
-            for members, fault, _ in scan(source, self.url, start=offset, payloads=False, seek=source.seek):
+            for members, fault, *_ in scan(source, self.url, start=offset, payloads=False, seek=source.seek):
                 for name, *_ in members:
                     if (split := split_raw(name)) is not None:
                         return split

@@ -39,7 +39,7 @@ class Grouper:
         fields, tally = self._fields, self.tally
         prefix, width = _NO_PREFIX, 1
         sample: Sample = {}
-        for members, fault, _ in batches:
+        for members, fault, _, announced in batches:
             for name, begin, _, _, payload in members:
                 if name.startswith(prefix):
                     field = fields.get(name[width:])
@@ -66,6 +66,12 @@ class Grouper:
                         yield sample
                     sample = self._start(harmed, fault.offset or 0)
                 self._bad, prefix = True, _NO_PREFIX
+            elif announced is not None:
+                split = split_raw(announced)
+                if split is not None and split[0] != self._key:
+                    if self._whole():
+                        yield sample
+                    self._key, prefix, sample = b"", _NO_PREFIX, {}
             elif not members:
                 if self._whole():
                     yield sample

@@ -60,7 +60,7 @@ def _scan(url: str, on_error: OnError, tally: Tally) -> array[int]:
     def noted(batches: Iterator[Batch]) -> Iterator[Batch]:
         nonlocal end
         for batch in batches:
-            if not batch[0] and batch[1] is None:
+            if not batch[0] and batch[1] is None and batch[3] is None:
                 end = batch[2] - len(END_MARK)
             yield batch
 

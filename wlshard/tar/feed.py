@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from wlshard.errors import TarError
-from wlshard.tar.blocks import BLOCK_BYTES, PAGE_BYTES, Blocks
+from wlshard.tar.blocks import BLOCK_BYTES, PAGE_BYTES, Blocks, blocks_of_this_thread
 from wlshard.tar.rare import HEADER_BYTES
 
 CUT = "the tar is cut inside a member: fetch or write it again"
@@ -48,7 +48,7 @@ class Feed:
         self.view = memoryview(b"")
         self.pos = self.filled = 0
         self.over = False
-        self._blocks = Blocks() if blocks is None else blocks
+        self._blocks = blocks_of_this_thread() if blocks is None else blocks
         self.block_bytes = block_bytes
         self._seek = seek
         self._ended = False  # the source has given fewer bytes than asked
@@ -69,6 +69,10 @@ class Feed:
         view = self.view[self.pos : self.pos + size]
         self.pos += padded
         return view
+
+    def must_grow(self, size: int) -> bool:
+        """Tell whether a payload of this size needs a block larger than usual, not read yet."""
+        return size > self.block_bytes and size > self.filled - self.pos and not self.over
 
     def have(self, need: int) -> bool:
         """Bring the next `need` bytes into the block together; False: the source ends before."""

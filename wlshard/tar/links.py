@@ -77,16 +77,17 @@ class LinkTable:
             name = target.decode("utf-8", "surrogateescape")
             raise TarError(f"a hard link to {printable(name)}, which is no earlier file of this tar")
         with self._open_at(begin) as source:
-            for members, fault, _ in scan(source, self._url, start=begin, block_bytes=_BLOCK_BYTES):
-                if fault is None and members:
+            for members, fault, *_ in scan(source, self._url, start=begin, block_bytes=_BLOCK_BYTES):
+                if members:
                     return members[0][4]
-                break
+                if fault is not None:
+                    break
         raise TarError("the target of a hard link cannot be read again: has the tar changed?")
 
     def _look(self, before: int) -> None:
         with Hopper(self._open_at) as source:
             source.seek(self._known_to)
-            for members, fault, _ in scan(
+            for members, fault, *_ in scan(
                 source,
                 self._url,
                 start=self._known_to,

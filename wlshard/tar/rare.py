@@ -7,12 +7,12 @@ reader adds url and offset.
 
 from __future__ import annotations
 
-import mmap
 import re
 from typing import NamedTuple, TypeAlias
 from zlib import adler32
 
 from wlshard.errors import TarError
+from wlshard.tar.blocks import pages
 
 HEADER_BYTES = 512
 NO_TAIL = b"\xff"  # no header ends like this one compares
@@ -180,7 +180,7 @@ def expand_sparse(spans: Spans, stored: memoryview, size: int) -> Payload:
         raise TarError("a sparse map does not add up to the stored bytes: the tar is damaged")
     if not size:
         return b""
-    whole = memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    whole = memoryview(pages(size, huge=False))
     at = 0
     for offset, count in spans:
         whole[offset : offset + count] = stored[at : at + count]

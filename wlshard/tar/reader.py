@@ -17,8 +17,9 @@ from wlshard.tar.feed import Feed, Source
 from wlshard.tar.rare import Payload
 from wlshard.tar.tape import MAX_MEMBER_BYTES, Links, Tape
 
-# members, the fault behind them, the offset up to which the tar has been read
-Batch: TypeAlias = tuple[list[RawMember], TarError | None, int]
+# members, the fault behind them, the offset up to which the tar has been read, the name of a large member
+# that comes next
+Batch: TypeAlias = tuple[list[RawMember], TarError | None, int, bytes | None]
 
 
 class Member(NamedTuple):
@@ -47,7 +48,9 @@ def read_members(
     with url and offset after the members before the damage; with `on_fault` that is called instead, and
     reading goes on at the next header that checks.
     """
-    for members, fault, _ in scan(source, url, start=start, links=links, max_member_bytes=max_member_bytes):
+    for members, fault, _, _ in scan(
+        source, url, start=start, links=links, max_member_bytes=max_member_bytes
+    ):
         for name, begin, data, size, payload in members:
             yield Member(name.decode("utf-8", "surrogateescape"), begin, data, size, payload)
         if fault is not None:
@@ -74,7 +77,8 @@ def scan(
 ) -> Generator[Batch, None, None]:
     """Yield lists of members as they lie in memory, each with the fault met behind it.
 
-    An empty list without a fault is the end mark. A list is emptied when the next one is asked for.
+    An empty list alone is the end mark. A list is emptied when the next one is asked for. A payload larger
+    than a block is announced by its name, so that what came before can be used and freed first.
     After a fault the pass goes on behind the damage: at the next header that checks, or at the next member
     where that is known. `span`: source holds whole members and no end mark. `copy`: payloads are bytes.
     `payloads=False`: they are empty, and what is left of a large one is jumped over by `seek`, which moves
@@ -95,7 +99,7 @@ def scan(
     while not feed.over:
         tape.common(members)
         if members:
-            yield members, None, feed.at
+            yield members, None, feed.at, None
             members.clear()
         fault, told = None, False
         try:
@@ -104,7 +108,9 @@ def scan(
             fault = error
             fault.url, fault.offset = url, tape.begin if error.offset is None else error.offset
         if fault or told:
-            yield members, fault, feed.at
+            yield members, fault, feed.at, None
             members.clear()
+        elif tape.announced is not None:
+            yield members, None, feed.at, tape.announced[0].name
         if fault:
             tape.resume()

@@ -43,12 +43,15 @@ class Tape:
         self.max_member_bytes = max_member_bytes
         self.begin = feed.at  # of the entry being read
         self.resume_at: int | None = None  # where the pass goes on after a fault, if that is known
+        # A member whose headers have been read, and whose payload needs a block of its own.
+        self.announced: tuple[rare.Header, bytes, rare.Extensions] | None = None
         self.ending = False  # the end mark has been passed, what pads the tar has not
         self.standing: dict[bytes, bytes] = {}  # what PAX global headers said
 
     def common(self, members: list[RawMember]) -> None:
         """Take the members in memory that are like the last one."""
-        if not self.ending and not self.standing and self.max_member_bytes >= self.feed.block_bytes:
+        plain = self.announced is None and not self.ending and not self.standing
+        if plain and self.max_member_bytes >= self.feed.block_bytes:
             take_common(self.feed, self.like, self.copy, members)
 
     def uncommon(self, members: list[RawMember]) -> bool:
@@ -57,10 +60,15 @@ class Tape:
         True: a member was taken, or this is the end mark (then there is none).
         """
         feed = self.feed
-        self.begin, self.resume_at = feed.at, None
+        self.resume_at = None
         if self.ending:
             self.padding()
             return False
+        if self.announced is not None:
+            waiting, self.announced = self.announced, None
+            self.entry(*waiting, members)
+            return True
+        self.begin = feed.at
         extensions = rare.Extensions(self.standing)
         wanted = False
         while (block := self.header(wanted)) is not None:
@@ -68,7 +76,11 @@ class Tape:
             self.like.learn(header)
             feed.pos += HEADER_BYTES
             if header.kind not in rare.EXTENSIONS:
-                self.entry(extensions.apply(header), block, extensions, members)
+                header = extensions.apply(header)
+                if feed.must_grow(header.size) and self.payloads:
+                    self.announced = header, block, extensions
+                    return False
+                self.entry(header, block, extensions, members)
                 return bool(members)
             if header.size > MAX_EXTENSION_BYTES:
                 raise TarError(f"an extension header of {header.size} bytes: damaged, or made to harm")
