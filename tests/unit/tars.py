@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from wlshard.errors import TarError
 from wlshard.tar.blocks import BLOCK_BYTES
+from wlshard.tar.common import RawMember
+from wlshard.tar.rare import text
 from wlshard.tar.reader import Member, read_members, scan
 
 END = bytes(1024)
@@ -98,9 +101,18 @@ def contents(data: bytes) -> list[tuple[str, bytes]]:
     return [(m.name, bytes(m.payload)) for m in members_of(data)]
 
 
+def walk(
+    source: object, url: str, **keywords: object
+) -> Iterator[tuple[list[RawMember], TarError | None, int]]:
+    """Yield what scan finds, names cut at their end, the lists kept."""
+    for found in scan(source, url, **keywords):
+        members = [(text(raw[: found.name_bytes]), *rest) for raw, *rest in found.members]
+        yield members, found.fault, found.at
+
+
 def names_until_fault(data: bytes, block_bytes: int = BLOCK_BYTES) -> tuple[list[bytes], TarError | None]:
     names: list[bytes] = []
-    for members, fault, *_ in scan(Bytes(data), "t.tar", block_bytes=block_bytes):
+    for members, fault, _ in walk(Bytes(data), "t.tar", block_bytes=block_bytes):
         names += [name for name, *_ in members]
         if fault is not None:
             return names, fault

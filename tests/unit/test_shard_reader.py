@@ -187,7 +187,7 @@ def test_every_cut_is_an_error_and_loses_no_whole_sample_before_it(shard) -> Non
         with pytest.raises(TarError):
             found.extend(sample["__key__"] for sample in samples)
         # A sample is given once the next header has been seen whole.
-        assert found == all_keys[: max(0, min(1, (cut - 1024) // sample_bytes))], cut
+        assert found == all_keys[: max(0, min(1, (cut - 512) // sample_bytes))], cut
 
 
 def test_a_sample_is_not_whole_before_something_follows_it(shard) -> None:

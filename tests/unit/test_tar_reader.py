@@ -7,14 +7,14 @@ import os
 import weakref
 
 import pytest
-from tars import END, Bytes, contents, header, member, members_of, names_until_fault, pax, simple
+from tars import END, Bytes, contents, header, member, members_of, names_until_fault, pax, simple, walk
 
 from wlshard.errors import TarError
 from wlshard.store.connect import locate
 from wlshard.tar import tape
 from wlshard.tar.blocks import Blocks
 from wlshard.tar.header import member_header
-from wlshard.tar.reader import read_members, scan
+from wlshard.tar.reader import read_members
 
 
 def fault_of(data: bytes, **keywords: object) -> TarError:
@@ -46,7 +46,7 @@ def test_padding_of_any_length_may_follow_the_end_mark() -> None:
 def test_the_size_of_the_blocks_changes_nothing(block_bytes: int) -> None:
     data = simple(5)
     found = []
-    for members, fault, *_ in scan(Bytes(data), "t", block_bytes=block_bytes):
+    for members, fault, *_ in walk(Bytes(data), "t", block_bytes=block_bytes):
         assert fault is None
         found += [(name, begin, at, size, bytes(payload)) for name, begin, at, size, payload in members]
     assert found == [(m.name.encode(), m.start, m.data, m.size, bytes(m.payload)) for m in members_of(data)]
@@ -176,7 +176,7 @@ def test_what_is_no_file_is_passed_over_and_counted() -> None:
         + END
     )
     counts: dict[str, int] = {}
-    found = [m for members, _, *_ in scan(Bytes(data), "t", passed_over=counts) for m in list(members)]
+    found = [m for members, _, *_ in walk(Bytes(data), "t", passed_over=counts) for m in members]
     assert [m[0] for m in found] == [b"a.x"]
     assert counts == {"directories": 3, "symlinks": 1, "devices": 1, "fifos": 1, "volume labels": 1}
 
@@ -317,7 +317,7 @@ def _address(view: memoryview | bytes) -> int:
 def test_payloads_stay_as_they_are_while_reading_goes_on() -> None:
     data = simple(2000)
     held, copies = [], []
-    for members, _, *_ in scan(Bytes(data), "t", block_bytes=4096):
+    for members, _, *_ in walk(Bytes(data), "t", block_bytes=4096):
         for _, _, _, _, payload in members:
             held.append(payload)
             copies.append(bytes(payload))
@@ -327,7 +327,7 @@ def test_payloads_stay_as_they_are_while_reading_goes_on() -> None:
 def test_blocks_nobody_looks_at_are_used_again() -> None:
     blocks = Blocks()
     seen = set()
-    for members, _, *_ in scan(Bytes(simple(2000)), "t", block_bytes=1 << 16, blocks=blocks):
+    for members, _, *_ in walk(Bytes(simple(2000)), "t", block_bytes=1 << 16, blocks=blocks):
         seen |= {id(payload.obj) for *_, payload in members if isinstance(payload, memoryview)}
     assert len(seen) <= 3
 
@@ -360,7 +360,7 @@ def test_copies_are_bytes_and_equal() -> None:
     data = simple(3)
     found = [
         (name, payload)
-        for members, _, *_ in scan(Bytes(data), "t", copy=True)
+        for members, _, *_ in walk(Bytes(data), "t", copy=True)
         for name, *_, payload in list(members)
     ]
     assert all(type(payload) is bytes for _, payload in found)
@@ -371,11 +371,11 @@ def test_a_span_needs_no_end_mark_but_whole_members() -> None:
     data = simple(2)
     second = members_of(data)[3].start
     span = data[second:-1024]
-    batches = [(list(m), f) for m, f, *_ in scan(Bytes(span), "t", start=second, span=True)]
+    batches = [(list(m), f) for m, f, *_ in walk(Bytes(span), "t", start=second, span=True)]
     assert [m[0] for members, _ in batches for m in members] == [b"0001.cls", b"0001.empty", b"0001.jpg"]
     assert batches[0][0][0][1] == second
     assert all(fault is None for _, fault in batches)
-    assert any(fault for _, fault, *_ in scan(Bytes(span[:-512]), "t", span=True))
+    assert any(fault for _, fault, *_ in walk(Bytes(span[:-512]), "t", span=True))
 
 
 def test_without_payloads_large_members_are_jumped_over(tmp_path) -> None:
@@ -391,8 +391,8 @@ def test_without_payloads_large_members_are_jumped_over(tmp_path) -> None:
         return store.open(name, at)
 
     with Hopper(open_at) as source:
-        batches = scan(source, "t", payloads=False, seek=source.seek, block_bytes=4096)
-        found = [(m[0], m[3]) for members, fault, *_ in batches for m in list(members)]
+        batches = walk(source, "t", payloads=False, seek=source.seek, block_bytes=4096)
+        found = [(m[0], m[3]) for members, fault, *_ in batches for m in members]
     assert found == [(b"%d.bin" % i, 1 << 20) for i in range(5)]
     assert len(opened) == 6
 
@@ -400,7 +400,7 @@ def test_without_payloads_large_members_are_jumped_over(tmp_path) -> None:
 def test_the_memory_of_a_block_is_freed_when_the_pass_is_dropped() -> None:
     blocks = Blocks()
     held = weakref.ref(blocks)
-    batches = scan(Bytes(simple(3)), "t", blocks=blocks)
+    batches = walk(Bytes(simple(3)), "t", blocks=blocks)
     next(batches)
     batches.close()
     del batches, blocks

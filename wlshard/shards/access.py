@@ -23,7 +23,7 @@ from wlshard.tar.compression import plain
 from wlshard.tar.header import END_MARK
 from wlshard.tar.index import Index, index_name, parse_index
 from wlshard.tar.links import Hopper, LinkTable
-from wlshard.tar.rare import HEADER_BYTES, REGULAR, parse_header
+from wlshard.tar.rare import HEADER_BYTES, REGULAR, parse_header, text
 from wlshard.tar.reader import scan
 from wlshard.tar.tape import MAX_MEMBER_BYTES
 
@@ -123,11 +123,11 @@ class ShardAccess:
             raise UsageError(f"sample {first} of {index.samples}", url=self.url)
         start, count = index.starts[first], 0
         with open_shard(self.url, start) as source:
-            batches = scan(
+            steps = scan(
                 source, self.url, start=start, links=self._links(), max_member_bytes=self._max_member_bytes
             )
-            with closing(batches):
-                for sample in Grouper(self.url, self._tally, skip=self._on_error == "skip").samples(batches):
+            with closing(steps):
+                for sample in Grouper(self.url, self._tally, skip=self._on_error == "skip").samples(steps):
                     yield sample
                     count += 1
         if first + count != index.samples and self._on_error == "raise":
@@ -185,7 +185,7 @@ class ShardAccess:
         """Parse the next bytes of source as a run of samples, each where the index says."""
         starts, begin = index.starts, index.starts[first]
         bytes_wanted = starts[first + count] - begin
-        batches = scan(
+        steps = scan(
             _Span(source, bytes_wanted),
             self.url,
             start=begin,
@@ -199,8 +199,8 @@ class ShardAccess:
         skip = self._on_error == "skip" and self._scanned
         grouper = Grouper(self.url, Tally(quiet=True) if skip else self._tally, skip=skip)
         samples: list[Sample] = []
-        with closing(batches):
-            for sample in grouper.samples(batches):
+        with closing(steps):
+            for sample in grouper.samples(steps):
                 place = first + len(samples)
                 if skip and (len(samples) == count or grouper.at != starts[place]):
                     continue
@@ -236,12 +236,12 @@ class ShardAccess:
     def _next_split(self, offset: int) -> tuple[bytes, int] | None:
         with Hopper(lambda at: open_shard(self.url, at)) as source:
             source.seek(offset)
-            for members, fault, *_ in scan(source, self.url, start=offset, payloads=False, seek=source.seek):
-                for name, *_ in members:
-                    if (split := split_raw(name)) is not None:
+            for found in scan(source, self.url, start=offset, payloads=False, seek=source.seek):
+                for raw, *_ in found.members:
+                    if (split := split_raw(text(raw[: found.name_bytes]))) is not None:
                         return split
-                if fault is not None:
-                    raise fault
+                if found.fault is not None:
+                    raise found.fault
         return None
 
     def _read_ahead(self, source: Reader, begin: int, end: int) -> None:

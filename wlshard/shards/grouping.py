@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from wlshard.errors import GroupingError, TarError, WlshardError
+from wlshard.errors import GroupingError, WlshardError
 from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.keys import Keys
 from wlshard.shards.tally import Tally
-from wlshard.tar.rare import Payload
-from wlshard.tar.reader import Batch
+from wlshard.tar.rare import Payload, text
+from wlshard.tar.reader import Found
 
 _MEMO = 1 << 12
 _NO_PREFIX = b"\0"  # no name begins like this
@@ -22,113 +22,149 @@ class Grouper:
         self.url, self.tally, self.skip = url, tally, skip
         self.at = 0
         self._keys = Keys()
-        self._fields: dict[bytes, str] = {}  # what follows the first dot, as it stands: the field
-        self._key = b""  # of the sample being put together; empty: there is none
+        self._fields: dict[bytes, str] = {}  # what stands behind the first dot, in the tar's bytes: the field
+        self._sample: Sample = {}  # being put together
+        self._key = b""  # its key; empty: there is none
+        self._prefix = _NO_PREFIX  # what its members' names begin with
         self._begin = 0
         self._bad = False  # it will be dropped
         self._doubt = False  # damage lies before the next member
         self._ended = False  # the end mark has been passed
+        self._refused: WlshardError | None = None
 
-    def samples(self, batches: Iterable[Batch]) -> Iterator[Sample]:
-        """Yield the samples these members make, in order.
+    def samples(self, steps: Iterable[Found]) -> Iterator[Sample]:
+        """Yield the samples that a pass over the shard finds, in order.
 
         A sample is whole when another header or the end mark follows it. Without `skip` the first fault is
         raised; with it, it is counted, and the samples on both sides of damage are dropped: what is missing
         may be theirs.
         """
-        fields, tally = self._fields, self.tally
-        prefix, width = _NO_PREFIX, 1
-        sample: Sample = {}
-        for members, fault, _, announced in batches:
-            for name, begin, _, _, payload in members:
-                if name.startswith(prefix):
-                    field = fields.get(name[width:])
+        fields, tally, keys, url = self._fields, self.tally, self._keys, self.url
+        sample, prefix, width, calm = self._sample, _NO_PREFIX, 1, False
+        for found in steps:
+            limit = found.name_bytes
+            for raw, begin, _, _, payload in found.members:
+                if raw.startswith(prefix):
+                    field = fields.get(raw[width:limit])
                     if field is not None and field not in sample:
                         sample[field] = payload
                         continue
-                split = split_raw(name)
-                if split is None:
-                    tally.passed(_kind(name))
-                    continue
-                key, width = split
-                if key != self._key:
-                    if self._whole():
+                elif calm:  # most samples begin with a field known by now and a key that ascends
+                    start = raw.rfind(b"/", 0, limit) + 1
+                    dot = raw.find(b".", start, limit)
+                    key, field = raw[:dot], fields.get(raw[dot + 1 : limit])
+                    if (
+                        field is not None
+                        and dot > start
+                        and key > keys.last
+                        and key[0] != 46
+                        and 0 not in key
+                    ):
+                        self.at, self._key, self._begin = self._begin, key, begin
+                        tally.samples += 1
                         yield sample
-                    sample = self._start(key, begin)
-                elif self._doubt:
-                    self._bad, self._doubt = True, False
-                prefix = name[:width]
-                self._add(sample, name[width:], begin, payload)
-            if fault is not None:
-                harmed = self._damaged(fault)
-                if harmed and harmed != self._key:
-                    if self._whole():
-                        yield sample
-                    sample = self._start(harmed, fault.offset or 0)
-                self._bad, prefix = True, _NO_PREFIX
-            elif announced is not None:
-                split = split_raw(announced)
-                if split is not None and split[0] != self._key:
-                    if self._whole():
-                        yield sample
-                    self._key, prefix, sample = b"", _NO_PREFIX, {}
-            elif not members:
-                if self._whole():
-                    yield sample
-                self._key, self._ended, prefix = b"", True, _NO_PREFIX
+                        keys.ascend(key)
+                        sample = {KEY: key.decode("utf-8", "surrogateescape"), URL: url, field: payload}
+                        prefix, width = raw[: dot + 1], dot + 1
+                        continue
+                self._sample = sample
+                done = self._take(raw[:limit], begin, payload)
+                if done is not None:
+                    yield done
+                if self._refused is not None:
+                    raise self._refused
+                sample, prefix, width = self._sample, self._prefix, len(self._prefix)
+                calm = keys.ascending and not self._bad and bool(self._key)
+            if not found.members:
+                self._sample = sample
+                done = self._between(found)
+                if done is not None:
+                    yield done
+                if self._refused is not None:
+                    raise self._refused
+                sample, prefix, calm = self._sample, _NO_PREFIX, False
         if self._key:
-            self.tally.dropped += 1  # nothing follows it
+            tally.dropped += 1  # nothing follows it
 
-    def _start(self, key: bytes, begin: int) -> Sample:
+    def _take(self, raw: bytes, begin: int, payload: Payload) -> Sample | None:
+        """Take a member of any kind; give the sample that it shows to be whole."""
+        name = text(raw)
+        split = split_raw(name)
+        if split is None:
+            self.tally.passed(_kind(name))
+            return None
+        key, width = split
+        done = None
+        if key != self._key:
+            done = self._finish()
+            self._start(key, begin)
+        elif self._doubt:
+            self._bad, self._doubt = True, False
+        self._prefix = name[:width]
+        self._add(name, raw[width:], begin, payload)
+        return done
+
+    def _between(self, found: Found) -> Sample | None:
+        """Meet a fault, the end mark or what is announced; give the sample that it shows to be whole."""
+        fault, name, done = found.fault, found.follows, None
+        if fault is not None:
+            self._refuse(fault)
+            name = None if fault.member is None else fault.member.encode("utf-8", "surrogateescape")
+        split = None if name is None else split_raw(name)
+        if found.ends or (split is not None and split[0] != self._key):
+            done = self._finish()
+            self._key = b""
+        if fault is not None:
+            if split is not None and split[0] != self._key:
+                self._start(split[0], fault.offset or 0)
+            self._doubt = split is None and not self._ended
+            self._bad = True
+        self._ended = found.ends
+        return done
+
+    def _start(self, key: bytes, begin: int) -> None:
         """Begin the sample of this key."""
         self._key, self._begin = key, begin
         self._bad, self._doubt = self._doubt, False
         name = _text(key)
+        self._sample = {KEY: name, URL: self.url}
         if not self._keys.add(key):
             what = "the key comes back: the members of a sample must stand together, and keys be used once"
             self._refuse(GroupingError(what, url=self.url, key=name, offset=begin))
             self._bad = True
-        return {KEY: name, URL: self.url}
 
-    def _add(self, sample: Sample, raw: bytes, begin: int, payload: Payload) -> None:
+    def _add(self, name: bytes, rest: bytes, begin: int, payload: Payload) -> None:
         """Put a field into the sample."""
-        field = self._fields.get(raw)
-        if field is None:
-            if len(self._fields) >= _MEMO:
-                self._fields.clear()
-            field = self._fields[raw] = _text(raw).lower()
-        if field in sample:
-            member = f"{sample[KEY]}.{_text(raw)}"
+        field = _text(text(rest)).lower()
+        if len(self._fields) >= _MEMO:
+            self._fields.clear()
+        self._fields[rest] = field
+        if field in self._sample:
             what = f"the field {field} is there twice: names differ by more than case"
-            self._refuse(GroupingError(what, url=self.url, member=member, key=sample[KEY], offset=begin))
+            self._refuse(
+                GroupingError(what, url=self.url, member=_text(name), key=self._sample[KEY], offset=begin)
+            )
             self._bad = True
             return
-        sample[field] = payload
+        self._sample[field] = payload
 
-    def _whole(self) -> bool:
-        """Count the sample as handed out, or as dropped."""
+    def _finish(self) -> Sample | None:
+        """Count the sample as handed out, and give it, or as dropped."""
         if not self._key:
-            return False
+            return None
         if self._bad:
             self.tally.dropped += 1
-            return False
+            return None
         self.at = self._begin
         self.tally.samples += 1
-        return True
-
-    def _damaged(self, fault: TarError) -> bytes:
-        """Meet a fault; give the key of the only sample it harms, empty if that is not known."""
-        self._refuse(fault)
-        split = None if fault.member is None else split_raw(fault.member.encode("utf-8", "surrogateescape"))
-        if split is None:
-            self._doubt = not self._ended
-        self._ended = False
-        return split[0] if split else b""
+        return self._sample
 
     def _refuse(self, error: WlshardError) -> None:
-        if not self.skip:
-            raise error
-        self.tally.fault(error)
+        """Count an error, or raise it once the sample before it has been handed out."""
+        if self.skip:
+            self.tally.fault(error)
+        elif self._refused is None:
+            self._refused = error
 
 
 def split_raw(name: bytes) -> tuple[bytes, int] | None:

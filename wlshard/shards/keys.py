@@ -14,21 +14,20 @@ class Keys:
     """
 
     def __init__(self) -> None:
-        self._last = b""
+        self.last = b""
+        self.ascending = True
         self._hashes = array("q")
-        self._recent: set[int] | None = None
+        self._recent: set[int] = set()
 
     def add(self, key: bytes) -> bool:
         """Take in the next key; False if it was there before."""
-        mark = hash(key)
-        if self._recent is None:
-            if key > self._last:
-                self._last = key
-                self._hashes.append(mark)
+        if self.ascending:
+            if key > self.last:
+                self.ascend(key)
                 return True
-            self._recent = set()
+            self.ascending = False
             self._sort_in()
-        hashes, recent = self._hashes, self._recent
+        mark, hashes, recent = hash(key), self._hashes, self._recent
         if mark in recent:
             return False
         place = bisect_left(hashes, mark)
@@ -39,7 +38,11 @@ class Keys:
             self._sort_in()
         return True
 
+    def ascend(self, key: bytes) -> None:
+        """Take in a key above `last`, as long as all are `ascending`."""
+        self.last = key
+        self._hashes.append(hash(key))
+
     def _sort_in(self) -> None:
-        recent = self._recent or set()
-        self._hashes = array("q", sorted([*self._hashes, *recent]))
-        recent.clear()
+        self._hashes = array("q", sorted([*self._hashes, *self._recent]))
+        self._recent.clear()

@@ -48,7 +48,7 @@ def read_samples(
     with open_shard(url) as source:
         tar, compression = plain(source, url)
         links = None if compression else link_table(url)
-        batches = scan(
+        steps = scan(
             tar,
             url,
             copy=copy,
@@ -57,9 +57,9 @@ def read_samples(
             max_member_bytes=max_member_bytes,
         )
         try:
-            yield from Grouper(url, tally, skip=on_error == "skip").samples(batches)
+            yield from Grouper(url, tally, skip=on_error == "skip").samples(steps)
         finally:
-            batches.close()
+            steps.close()
             blocks_of_this_thread().trim()
 
 

@@ -17,7 +17,7 @@ from wlshard.shards.tally import Tally
 from wlshard.store.connect import local_path
 from wlshard.tar.header import END_MARK
 from wlshard.tar.links import Hopper
-from wlshard.tar.reader import Batch, scan
+from wlshard.tar.reader import Found, scan
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +57,15 @@ def count_samples(url: str, cache_dir: str | None, on_error: OnError, tally: Tal
 def _scan(url: str, on_error: OnError, tally: Tally) -> array[int]:
     starts, end = array("Q"), 0
 
-    def noted(batches: Iterator[Batch]) -> Iterator[Batch]:
+    def noted(steps: Iterator[Found]) -> Iterator[Found]:
         nonlocal end
-        for batch in batches:
-            if not batch[0] and batch[1] is None and batch[3] is None:
-                end = batch[2] - len(END_MARK)
-            yield batch
+        for found in steps:
+            if found.ends:
+                end = found.at - len(END_MARK)
+            yield found
 
     with Hopper(lambda at: open_shard(url, at)) as source:
-        batches = scan(
+        steps = scan(
             source,
             url,
             payloads=False,
@@ -74,8 +74,8 @@ def _scan(url: str, on_error: OnError, tally: Tally) -> array[int]:
             passed_over=tally.passed_over,
         )
         grouper = Grouper(url, tally, skip=on_error == "skip")
-        with closing(batches):
-            for _ in grouper.samples(noted(batches)):
+        with closing(steps):
+            for _ in grouper.samples(noted(steps)):
                 starts.append(grouper.at)
     starts.append(end)
     return starts

@@ -13,8 +13,10 @@ _MEMO = 1 << 14
 _NEVER = -(1 << 40)  # no header's sum
 _ENDLESS = 1 << 62  # no block holds a member of this size
 
-# name as it stands, offset of its first header, offset of its data, size, payload
+# Name, offset of its first header, offset of its data, size, payload. The name ends at a NUL or after as many
+# bytes as the finding says; what follows is anything: cutting it here would cost a fifth of the time.
 RawMember = tuple[bytes, int, int, int, Payload]
+NAME_BYTES = 100
 
 
 class _Sums(dict[bytes, int]):
@@ -66,27 +68,27 @@ def take_common(feed: Feed, like: Likeness, copy: bool, members: list[RawMember]
     sums, sizes, append = _sums, _sizes, members.append
     begin = pos = feed.pos
     while True:
-        header = block[pos : pos + 512]
+        header = block[pos : pos + 156]
+        data = pos + 512
         # The tail equals one whose sum is known: the sum of the rest, 156 bytes, is exact in 16 bits.
-        if header.endswith(tail) and adler32(header[:156]) & 0xFFFF == sums[header[148:156]] - tail_sum:
-            data = pos + 512
+        if block[pos + 156 : data] == tail and adler32(header) & 0xFFFF == sums[header[148:]] - tail_sum:
             size = sizes[header[124:136]]
             end = data + size
             pos = end + (-size & 511)
             if pos > filled:
                 break
-            name = rare.text(header[:100]) if header[99] else header[: header.find(0)]
-            append((prefix + name if prefix else name, base + begin, base + data, size, cut[data:end]))
+            append((prefix + header if prefix else header, base + begin, base + data, size, cut[data:end]))
             begin = pos
-        elif header[156:157] == b"x" and (passed := _harmless(feed, header, pos)):
+        elif block[pos + 156 : pos + 157] == b"x" and (passed := _harmless(feed, pos)):
             pos += passed
         else:
             break
     feed.pos = begin
 
 
-def _harmless(feed: Feed, header: bytes, pos: int) -> int:
+def _harmless(feed: Feed, pos: int) -> int:
     """Give the bytes that a PAX header takes if it changes nothing we read, else 0."""
+    header = feed.block[pos : pos + HEADER_BYTES]
     size = _sizes[header[124:136]]
     data = pos + HEADER_BYTES
     after = data + size + (-size & 511)

@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 from wlshard.errors import TarError, printable
 from wlshard.tar.feed import Source
-from wlshard.tar.rare import Payload
+from wlshard.tar.rare import Payload, text
 from wlshard.tar.reader import scan
 
 _BLOCK_BYTES = 1 << 16  # mostly headers are read
@@ -77,17 +77,17 @@ class LinkTable:
             name = target.decode("utf-8", "surrogateescape")
             raise TarError(f"a hard link to {printable(name)}, which is no earlier file of this tar")
         with self._open_at(begin) as source:
-            for members, fault, *_ in scan(source, self._url, start=begin, block_bytes=_BLOCK_BYTES):
-                if members:
-                    return members[0][4]
-                if fault is not None:
+            for found in scan(source, self._url, start=begin, block_bytes=_BLOCK_BYTES):
+                if found.members:
+                    return found.members[0][4]
+                if found.fault is not None:
                     break
         raise TarError("the target of a hard link cannot be read again: has the tar changed?")
 
     def _look(self, before: int) -> None:
         with Hopper(self._open_at) as source:
             source.seek(self._known_to)
-            for members, fault, *_ in scan(
+            for found in scan(
                 source,
                 self._url,
                 start=self._known_to,
@@ -95,7 +95,9 @@ class LinkTable:
                 seek=source.seek,
                 block_bytes=_BLOCK_BYTES,
             ):
-                self._begins.update((name, begin) for name, begin, *_ in members if begin < before)
-                if fault or (members and members[-1][1] >= before):
+                for raw, begin, *_ in found.members:
+                    if begin < before:
+                        self._begins[text(raw[: found.name_bytes])] = begin
+                if found.fault or found.at > before:
                     break
         self._known_to = before

@@ -8,18 +8,33 @@ before, differing in name, size and checksum only, are taken in one tight loop; 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from wlshard.errors import TarError
 from wlshard.tar.blocks import BLOCK_BYTES, Blocks
-from wlshard.tar.common import Likeness, RawMember
+from wlshard.tar.common import NAME_BYTES, Likeness, RawMember
 from wlshard.tar.feed import Feed, Source
-from wlshard.tar.rare import Payload
+from wlshard.tar.rare import Payload, text
 from wlshard.tar.tape import MAX_MEMBER_BYTES, Links, Tape
 
-# members, the fault behind them, the offset up to which the tar has been read, the name of a large member
-# that comes next
-Batch: TypeAlias = tuple[list[RawMember], TarError | None, int, bytes | None]
+
+class Found(NamedTuple):
+    """What one step over a tar found: members, a fault, or the end mark (neither of them).
+
+    `at`: the offset up to which the tar has been read. `name_bytes`: names end there, or before at a NUL.
+    `follows`: nothing was found but the name of a large member that is read next.
+    """
+
+    members: list[RawMember]
+    at: int
+    fault: TarError | None = None
+    follows: bytes | None = None
+    name_bytes: int = 1 << 30
+
+    @property
+    def ends(self) -> bool:
+        """Whether this is the end mark."""
+        return not self.members and self.fault is None and self.follows is None
 
 
 class Member(NamedTuple):
@@ -48,15 +63,14 @@ def read_members(
     with url and offset after the members before the damage; with `on_fault` that is called instead, and
     reading goes on at the next header that checks.
     """
-    for members, fault, _, _ in scan(
-        source, url, start=start, links=links, max_member_bytes=max_member_bytes
-    ):
-        for name, begin, data, size, payload in members:
-            yield Member(name.decode("utf-8", "surrogateescape"), begin, data, size, payload)
-        if fault is not None:
+    for found in scan(source, url, start=start, links=links, max_member_bytes=max_member_bytes):
+        for raw, begin, data, size, payload in found.members:
+            name = text(raw[: found.name_bytes]).decode("utf-8", "surrogateescape")
+            yield Member(name, begin, data, size, payload)
+        if found.fault is not None:
             if on_fault is None:
-                raise fault
-            on_fault(fault)
+                raise found.fault
+            on_fault(found.fault)
 
 
 def scan(
@@ -74,15 +88,16 @@ def scan(
     like: Likeness | None = None,
     passed_over: dict[str, int] | None = None,
     max_member_bytes: int = MAX_MEMBER_BYTES,
-) -> Generator[Batch, None, None]:
-    """Yield lists of members as they lie in memory, each with the fault met behind it.
+) -> Generator[Found, None, None]:
+    """Yield what is found step by step: members as they lie in memory, faults, the end mark.
 
-    An empty list alone is the end mark. A list is emptied when the next one is asked for. A payload larger
-    than a block is announced by its name, so that what came before can be used and freed first.
-    After a fault the pass goes on behind the damage: at the next header that checks, or at the next member
-    where that is known. `span`: source holds whole members and no end mark. `copy`: payloads are bytes.
-    `payloads=False`: they are empty, and what is left of a large one is jumped over by `seek`, which moves
-    the source. `passed_over` counts, by kind, what is not a file; `like` remembers headers for another scan.
+    A list of members is emptied when the next step is asked for. A payload larger than a block is announced
+    by its name first, so that what came before can be used and freed. After a fault the pass goes on behind
+    the damage: at the next header that checks, or at the next member where that is known.
+
+    `span`: source holds whole members and no end mark. `copy`: payloads are bytes. `payloads=False`: they are
+    empty, and what is left of a large one is jumped over by `seek`, which moves the source. `passed_over`
+    counts, by kind, what is not a file; `like` remembers headers for another scan.
     """
     feed = Feed(source, start, blocks=blocks, block_bytes=block_bytes, seek=seek)
     tape = Tape(
@@ -99,7 +114,7 @@ def scan(
     while not feed.over:
         tape.common(members)
         if members:
-            yield members, None, feed.at, None
+            yield Found(members, feed.at, name_bytes=len(tape.like.prefix) + NAME_BYTES)
             members.clear()
         fault, told = None, False
         try:
@@ -108,9 +123,9 @@ def scan(
             fault = error
             fault.url, fault.offset = url, tape.begin if error.offset is None else error.offset
         if fault or told:
-            yield members, fault, feed.at, None
+            yield Found(members, feed.at, fault)
             members.clear()
         elif tape.announced is not None:
-            yield members, None, feed.at, tape.announced[0].name
+            yield Found(members, feed.at, follows=tape.announced[0].name)
         if fault:
             tape.resume()
