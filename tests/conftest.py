@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 SHARED_MEMORY = Path("/dev/shm")
+# What multiprocessing's, torch's and our shared memory is called; other programs keep files there too.
+NAMED = ("psm_", "sem.", "torch_", "wlshard")
 
 
 @pytest.fixture(scope="session")
@@ -85,4 +87,5 @@ def child_processes() -> Iterator[str]:
 
 def shared_memory() -> Iterator[str]:
     if SHARED_MEMORY.is_dir():
-        yield from (f"{SHARED_MEMORY}/{entry.name}" for entry in SHARED_MEMORY.iterdir())
+        names = (entry.name for entry in SHARED_MEMORY.iterdir())
+        yield from (f"{SHARED_MEMORY}/{name}" for name in names if name.startswith(NAMED))
