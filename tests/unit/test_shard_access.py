@@ -70,7 +70,7 @@ def test_a_run_is_one_open_and_one_ranged_read(
     opened = ShardAccess(shard, cache)
     assert opened.samples == 20
     calls: list[tuple[int, int]] = []
-    original = access.open_shard
+    original = ShardAccess._open
 
     class Watch:
         def __init__(self, reader) -> None:
@@ -86,7 +86,7 @@ def test_a_run_is_one_open_and_one_ranged_read(
         def __exit__(self, *_) -> None:
             self.reader.close()
 
-    monkeypatch.setattr(access, "open_shard", lambda url, at=0: Watch(original(url, at)))
+    monkeypatch.setattr(ShardAccess, "_open", lambda self, at: Watch(original(self, at)))
     samples = opened.read(3, 5)
     starts = opened._look().starts
     # The run itself, then the header that follows it.

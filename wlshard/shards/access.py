@@ -12,10 +12,10 @@ from typing import Self
 from wlshard.errors import AccessDenied, NotFound, TarError, UsageError
 from wlshard.sample import KEY, Sample
 from wlshard.shards.grouping import Grouper, split_raw
-from wlshard.shards.reader import OnError, link_table, open_shard, read_samples, reopens
+from wlshard.shards.reader import OnError, link_table, read_samples, reopens
 from wlshard.shards.scanned import count_samples, find_starts
 from wlshard.shards.tally import Tally
-from wlshard.store.base import Reader
+from wlshard.store.base import Reader, Store
 from wlshard.store.connect import is_local, locate
 from wlshard.tar.blocks import blocks_of_this_thread
 from wlshard.tar.common import Likeness
@@ -61,6 +61,7 @@ class ShardAccess:
         self._count: int | None = None
         self._advised: dict[int, int] = {}  # where a run ended: up to where the kernel has been told
         self._like = Likeness()
+        self._located: tuple[Store, str] | None = None
         self._link_table: LinkTable | None = None
 
     @property
@@ -93,7 +94,7 @@ class ShardAccess:
         if not count:
             return []
         begin, end = index.starts[first], index.starts[first + count]
-        with open_shard(self.url, begin) as source:
+        with self._open(begin) as source:
             try:
                 samples = self._run(source, index, first, count)
                 self._check_next(source, end, samples[-1][KEY], last=first + count == index.samples)
@@ -122,7 +123,7 @@ class ShardAccess:
         if first > index.samples:
             raise UsageError(f"sample {first} of {index.samples}", url=self.url)
         start, count = index.starts[first], 0
-        with open_shard(self.url, start) as source:
+        with self._open(start) as source:
             steps = scan(
                 source, self.url, start=start, links=self._links(), max_member_bytes=self._max_member_bytes
             )
@@ -147,6 +148,12 @@ class ShardAccess:
     ) -> None:
         self.close()
 
+    def _open(self, at: int) -> Reader:
+        if self._located is None:
+            self._located = locate(self.url)
+        store, name = self._located
+        return store.open(name, at)
+
     def _look(self) -> Index | None:
         """Find the index, once."""
         if not self._known:
@@ -161,7 +168,7 @@ class ShardAccess:
             size = store.stat(name).bytes
             if not reopens(self.url):
                 return None  # a named pipe
-            with open_shard(self.url) as source:
+            with self._open(0) as source:
                 self._compressed = plain(source, self.url)[1] is not None
             if self._compressed:
                 return None
@@ -234,7 +241,7 @@ class ShardAccess:
             raise _disagreement("the tar goes on behind it", self.url, end)
 
     def _next_split(self, offset: int) -> tuple[bytes, int] | None:
-        with Hopper(lambda at: open_shard(self.url, at)) as source:
+        with Hopper(self._open) as source:
             source.seek(offset)
             for found in scan(source, self.url, start=offset, payloads=False, seek=source.seek):
                 for raw, *_ in found.members:

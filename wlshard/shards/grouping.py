@@ -12,6 +12,7 @@ from wlshard.tar.rare import Payload, text
 from wlshard.tar.reader import Found
 
 _MEMO = 1 << 12
+_fields: dict[bytes, str] = {}  # what stands behind the first dot, in the tar's bytes: the field
 _NO_PREFIX = b"\0"  # no name begins like this
 
 
@@ -22,7 +23,6 @@ class Grouper:
         self.url, self.tally, self.skip = url, tally, skip
         self.at = 0
         self._keys = Keys()
-        self._fields: dict[bytes, str] = {}  # what stands behind the first dot, in the tar's bytes: the field
         self._sample: Sample = {}  # being put together
         self._key = b""  # its key; empty: there is none
         self._prefix = _NO_PREFIX  # what its members' names begin with
@@ -39,7 +39,7 @@ class Grouper:
         raised; with it, it is counted, and the samples on both sides of damage are dropped: what is missing
         may be theirs.
         """
-        fields, tally, keys, url = self._fields, self.tally, self._keys, self.url
+        fields, tally, keys, url = _fields, self.tally, self._keys, self.url
         sample, prefix, width, calm = self._sample, _NO_PREFIX, 1, False
         for found in steps:
             limit = found.name_bytes
@@ -136,9 +136,9 @@ class Grouper:
     def _add(self, name: bytes, rest: bytes, begin: int, payload: Payload) -> None:
         """Put a field into the sample."""
         field = _text(text(rest)).lower()
-        if len(self._fields) >= _MEMO:
-            self._fields.clear()
-        self._fields[rest] = field
+        if len(_fields) >= _MEMO:
+            _fields.clear()
+        _fields[rest] = field
         if field in self._sample:
             what = f"the field {field} is there twice: names differ by more than case"
             self._refuse(

@@ -69,6 +69,8 @@ class Tape:
             self.entry(*waiting, members)
             return True
         self.begin = feed.at
+        if feed.filled - feed.pos < HEADER_BYTES and feed.have(HEADER_BYTES):
+            return False  # the first of a new block may be a common one
         extensions = rare.Extensions(self.standing)
         wanted = False
         while (block := self.header(wanted)) is not None:
