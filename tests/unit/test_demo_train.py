@@ -138,3 +138,8 @@ def test_without_any_pool_the_usage_is_shown(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         train.main([])
     assert "WL_POOL" in capsys.readouterr().err
+
+
+def test_volumes_of_another_size_than_told_are_a_usage_error(pool, tmp_path, capsys):
+    assert train.main([pool.url, "--size", "32", "--out", str(tmp_path)]) == 2
+    assert "(24, 24, 24), not the 32 voxels" in capsys.readouterr().err

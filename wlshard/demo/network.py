@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -90,11 +89,6 @@ def predict(network: nn.Module, images: Tensor) -> Tensor:
 def dice(found: Tensor, labels: Tensor, classes: int) -> list[float]:
     """Give the Dice score of each class but 0 over all volumes: 2 |A ∩ B| / (|A| + |B|)."""
     return [_overlap(found == label, labels == label) for label in range(1, classes)]
-
-
-def mean(scores: Sequence[float]) -> float:
-    """Give the mean score."""
-    return sum(scores) / len(scores)
 
 
 def _overlap(one: Tensor, other: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +19,20 @@ class Course:
     stats: dict[str, Any] = field(default_factory=dict)  # the loader's, at the end
     interrupted: bool = False
 
+    def mean(self, look: int = -1) -> float:
+        """Give the mean Dice of the classes at one look; the last by default."""
+        scores = self.scores[look][1]
+        return sum(scores) / len(scores)
 
-def summary(url: str, stats: dict[str, Any]) -> list[tuple[str, str]]:
+
+def score_rows(course: Course, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Give the Dice of each class before and after."""
+    scores = zip(names, course.scores[0][1], course.scores[-1][1], strict=True)
+    rows = [(name, f"{before:.2f} → {after:.2f}") for name, before, after in scores]
+    return [*rows, ("Dice, mean of the classes", f"{course.mean(0):.2f} → {course.mean():.2f}")]
+
+
+def pool_rows(url: str, stats: dict[str, Any]) -> list[tuple[str, str]]:
     """Give names and values: the pool's state, and what the loader with these stats was given."""
     pool = Pool(url)
     status = pool.status()

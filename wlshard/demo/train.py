@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,12 +23,14 @@ from torch import Tensor
 from wlshard import clock
 from wlshard.demo.brains import SIZE, generate, load_atlas
 from wlshard.demo.figure import draw, why_no_picture
-from wlshard.demo.network import SIDE, Segmenter, dice, loss_of, mean, predict
+from wlshard.demo.network import SIDE, Segmenter, dice, loss_of, predict
 from wlshard.demo.phantom import CLASSES
-from wlshard.demo.summary import Course, summary
-from wlshard.errors import WlshardError
+from wlshard.demo.summary import Course, pool_rows, score_rows
+from wlshard.errors import UsageError, WlshardError
 from wlshard.loader import Loader
 from wlshard.seeds import seed_of
+
+Volumes: TypeAlias = np.ndarray[Any, Any]  # (B, D, H, W)
 
 FIELDS = "img.npy seg.npy"
 LARGEST = 64  # sides above this are thinned out: each second voxel of 128³, each fourth of 256³
@@ -69,11 +71,8 @@ def run(options: argparse.Namespace) -> int:
 
     course = Course(scores=[(0.0, score())])
     train(network, options, course, score)
-    before, after = course.scores[0][1], score()
-    course.scores.append((course.losses[-1][0] if course.losses else 0.0, after))
-    rows = [(name, f"{b:.2f} → {a:.2f}") for name, b, a in zip(names, before, after, strict=True)]
-    say("", *table([*rows, ("Dice, mean of the classes", f"{mean(before):.2f} → {mean(after):.2f}")]))
-    say("", *table(summary(options.pool, course.stats)))
+    course.scores.append((course.losses[-1][0] if course.losses else 0.0, score()))
+    say("", *_table(score_rows(course, names)), "", *_table(pool_rows(options.pool, course.stats)))
     if not missing:
         found = predict(network, images[:1])[0]
         path = draw(options.out, course, names, *(t.cpu().numpy() for t in (images[0, 0], labels[0], found)))
@@ -98,6 +97,7 @@ def train(
             done = 0.0
             for batch in loader.epochs():
                 began = min(began, clock.monotonic())  # the time before the first batch is not training
+                _check_size(batch[0], options.size)
                 loss = _step(network, optimizer, batch, done)
                 now = clock.monotonic()
                 course.losses.append((now - began, loss))
@@ -129,6 +129,13 @@ def _step(network: Segmenter, optimizer: torch.optim.Optimizer, batch: Any, done
     return loss.item()
 
 
+def _check_size(volumes: Volumes, size: int) -> None:
+    if volumes.shape[1:] != (size, size, size):
+        raise UsageError(
+            f"the pool's volumes are {volumes.shape[1:]}, not the {size} voxels a side of --size"
+        )
+
+
 def held_out(seed: int, size: int, atlas: str | None) -> tuple[Tensor, Tensor]:
     """Make volumes that no generator makes: images (N, 1, D, H, W) and labels (N, D, H, W)."""
     volumes = generate(np.random.default_rng(seed_of(seed, "held out")), size=size, atlas=atlas)
@@ -137,16 +144,16 @@ def held_out(seed: int, size: int, atlas: str | None) -> tuple[Tensor, Tensor]:
     return _to_images(np.stack(images)), _to_labels(np.stack(labels))
 
 
-def _to_images(volumes: np.ndarray[Any, Any]) -> Tensor:
+def _to_images(volumes: Volumes) -> Tensor:
     scale = 1 / 255 if volumes.dtype == np.uint8 else 1
     return torch.from_numpy(_thin(volumes)).to(torch.float32).mul_(scale)[:, None]
 
 
-def _to_labels(volumes: np.ndarray[Any, Any]) -> Tensor:
+def _to_labels(volumes: Volumes) -> Tensor:
     return torch.from_numpy(_thin(volumes)).long()
 
 
-def _thin(volumes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _thin(volumes: Volumes) -> Volumes:
     """Take each n-th voxel of volumes (B, D, H, W), so that sides are LARGEST at most and fit the network."""
     every = -(-max(volumes.shape[1:]) // LARGEST)
     thin = volumes[:, ::every, ::every, ::every]
@@ -156,14 +163,14 @@ def _thin(volumes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _progress(course: Course, stats: dict[str, Any]) -> str:
     seconds, loss = course.losses[-1]
-    score = mean(course.scores[-1][1])
+    score = course.mean()
     return (
         f"{seconds:4.0f} s  step {len(course.losses):4d}  loss {loss:.2f}  Dice {score:.2f}"
         f"  generation {stats['generation']}  epoch {stats['epoch']}  waited {stats['waited_s']:.1f} s"
     )
 
 
-def table(rows: list[tuple[str, str]]) -> list[str]:
+def _table(rows: list[tuple[str, str]]) -> list[str]:
     """Lay out names and values in two columns."""
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]
