@@ -120,27 +120,54 @@ def test_publishing_over_an_empty_folder_is_refused(store, tmp_path):
         store.read("generations/1")
 
 
-def test_a_repeated_link_whose_first_reply_was_lost_has_won(store, monkeypatch):
-    real = os.link
+@pytest.mark.parametrize("call", ["link", "unlink", "replace"])
+def test_a_request_that_was_repeated_after_a_lost_reply_has_worked(store, monkeypatch, call):
+    real = getattr(os, call)
 
-    def twice(source, target, **options):
-        real(source, target, **options)
-        real(source, target, **options)
+    def twice(*args, **options):
+        real(*args, **options)
+        real(*args, **options)
 
-    monkeypatch.setattr(os, "link", twice)
-    assert store.create("a", b"ours") is True
-    assert store.create("a", b"theirs") is False
-    assert store.read("a") == b"ours"
+    store.put("old", b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, twice)
+        store.put("old", b"new") if call == "replace" else store.create("new", b"new")
+    assert store.read("old" if call == "replace" else "new") == b"new"
+    assert list(store.drafts()) == []
 
 
-def test_a_folder_without_hard_links_says_so_and_recovers_from_a_dead_claim(store, tmp_path, monkeypatch):
+def test_without_hard_links_publishing_is_said_to_be_unsafe_and_done_under_a_lock(store, monkeypatch):
+    real = os.rename
+
+    def watched(scratch, path):
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(folder)
+        real(scratch, path)
+
     assert store.can.create
     monkeypatch.setattr(os, "link", failing(errno.EPERM))
-    (tmp_path / ".a.claim.partial").touch()
+    monkeypatch.setattr(os, "rename", watched)
     assert store.create("a", b"x") is True
     assert store.create("a", b"y") is False
+    with store.draft("b") as draft:
+        assert draft.publish("a") is False
     assert not store.can.create
-    assert os.listdir(tmp_path) == ["a"]
+    assert os.listdir(store.root) == ["a"]
+
+
+def test_a_folder_that_cannot_be_synced_is_as_durable_as_it_gets(store, monkeypatch):
+    real = os.fsync
+
+    def files_only(fd):
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "no fsync of folders here")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    store.put("folder/a", b"x")
+    assert store.read("folder/a") == b"x"
 
 
 def test_writing_syncs_the_file_before_its_name_and_the_folder_after(store, monkeypatch):
@@ -197,7 +224,11 @@ def test_a_forked_child_does_not_keep_the_scratch_of_its_dead_parent(store):
         os.close(write_end)
 
 
-def test_a_forked_child_cannot_write_its_parents_draft(store):
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_forked_child_cannot_write_its_parents_draft(store, monkeypatch, locks):
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
+
     def child():
         with pytest.raises(UsageError, match="parent"):
             draft.write([b"x"])
@@ -276,6 +307,38 @@ def test_listing_goes_on_past_links_to_nowhere(store, tmp_path):
     (tmp_path / "b").symlink_to(tmp_path / "nowhere")
     (tmp_path / "c").symlink_to(tmp_path / "a")
     assert sorted(entry.name for entry in store.list()) == ["a", "c"]
+
+
+class StaleFolder:
+    """A folder of which a network file system tells the names, and nothing else now."""
+
+    def __init__(self, path):
+        with os.scandir(path) as entries:
+            self.entries = [self.Entry(entry.name) for entry in entries]
+
+    def __enter__(self):
+        return self.entries
+
+    def __exit__(self, *_):
+        pass
+
+    class Entry:
+        stat = failing(errno.ESTALE)
+
+        def __init__(self, name):
+            self.name = name
+
+        def is_dir(self, **_):
+            return False
+
+
+def test_an_object_that_cannot_be_looked_at_now_is_an_error_not_a_shorter_list(store, monkeypatch):
+    store.put("a", b"x")
+    folder = StaleFolder(store.root)
+    monkeypatch.setattr(os, "scandir", lambda _: folder)
+    with pytest.raises(StoreUnavailable, match="Stale") as caught:
+        list(store.list())
+    assert caught.value.url == f"{store.url}/a"
 
 
 def test_reading_a_file_as_a_folder_is_not_found(store):

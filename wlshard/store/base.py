@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
+from wlshard.errors import UsageError
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
@@ -35,6 +37,12 @@ def object_url(root: str, name: str) -> str:
     return f"{root.rstrip('/')}/{name}" if root else name
 
 
+def check_name(name: str, url: str) -> None:
+    """Raise UsageError unless this can be an object's name below the store's URL."""
+    if "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise UsageError(f"{name!r} is no name of an object: it must lie inside", url=url)
+
+
 class Reader(Protocol):
     """The bytes of one open object, from `start` on. Reads block for data, end or error; closes twice."""
 
@@ -54,6 +62,14 @@ class Reader(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def read_whole(reader: Reader) -> bytes:
+    """Read a small object to its end."""
+    data, block = bytearray(), memoryview(bytearray((reader.bytes or 1 << 16) + 1))
+    while count := reader.readinto(block):
+        data += block[:count]
+    return bytes(data)
 
 
 class Draft(Protocol):

@@ -5,31 +5,26 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from typing import Protocol, Self
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
 
 from wlshard.errors import UsageError
 from wlshard.store.base import Buffer, object_url
-from wlshard.store.files import FileLock, cannot_lock, refused
+from wlshard.store.files import FileLock, errors_of, open_folder, refused
+
+if TYPE_CHECKING:
+    from wlshard.store.local import LocalStore
 
 SCRATCH = ".partial"  # ends every name that is no object (yet)
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
-class Folder(Protocol):
-    """What a draft needs to know of the store it belongs to."""
-
-    url: str
-
-    def path(self, name: str) -> str: ...
-
-    def without_links(self) -> None: ...
-
-
 class LocalDraft:
     """`<name>.partial`, locked while it is open: an unlocked one was left by a process that died."""
 
-    def __init__(self, store: Folder, name: str, lock: FileLock) -> None:
+    def __init__(self, store: LocalStore, name: str, lock: FileLock) -> None:
         self.bytes = 0
         self._store = store
         self._scratch = store.path(name) + SCRATCH
@@ -37,12 +32,9 @@ class LocalDraft:
         self._lock = lock
 
     def write(self, parts: Sequence[Buffer], at: int | None = None) -> None:
-        start = self.bytes if at is None else at
-        end = start
         fd = self._fd()
         try:
-            for first in range(0, len(parts), _IOV_MAX):
-                end = _write_all(fd, parts[first : first + _IOV_MAX], end)
+            end = _write_all(fd, parts, self.bytes if at is None else at)
             if end < self.bytes:
                 os.ftruncate(fd, end)
             self.bytes = end
@@ -51,47 +43,43 @@ class LocalDraft:
             raise refused(error, self._url) from error
 
     def sync(self) -> None:
-        try:
+        with errors_of(self._url):
             os.fsync(self._fd())
-        except OSError as error:
-            raise refused(error, self._url) from error
 
     def publish(self, name: str, *, replace: bool = False) -> bool:
-        path = self._store.path(name)
-        fd = self._fd()
+        path, fd = self._store.path(name), self._fd()
         try:
             if replace:
                 os.replace(self._scratch, path)
-            elif not self._link(fd, path):
-                return False
+            else:
+                self._link(path)
         except OSError as error:
-            raise refused(error, object_url(self._store.url, name)) from error
+            # A network file system may repeat a request whose reply was lost, and so lose to itself.
+            if not _is_at(path, fd):
+                if isinstance(error, FileExistsError):
+                    return False
+                raise refused(error, object_url(self._store.url, name)) from error
+            with suppress(OSError):  # it has its name: scratch that stays harms nobody
+                os.unlink(self._scratch)
         self._lock.close()
         return True
 
-    def _link(self, fd: int, path: str) -> bool:
+    def _link(self, path: str) -> None:
         try:
             os.link(self._scratch, path, follow_symlinks=False)
-        except FileExistsError:
-            # A network file system may repeat a request whose reply was lost, and so lose to itself.
-            if not os.path.samestat(os.fstat(fd), os.lstat(path)):
-                return False
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            self._store.without_links()
-            return _rename_claimed(self._scratch, path)
-        os.unlink(self._scratch)
-        return True
+            self._store.can = replace(self._store.can, create=False)
+            _rename_alone(self._scratch, path)
+        else:
+            os.unlink(self._scratch)
 
     def discard(self) -> None:
         if self._lock.fd >= 0:
             try:
-                os.unlink(self._scratch)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise refused(error, self._url) from error
+                with errors_of(self._url), suppress(FileNotFoundError):
+                    os.unlink(self._scratch)
             finally:
                 self._lock.close()
 
@@ -114,42 +102,33 @@ class LocalDraft:
 
 def _write_all(fd: int, parts: Sequence[Buffer], at: int) -> int:
     """Write all parts from byte `at`, going on after short writes; give the end."""
-    todo: list[Buffer] = list(parts)
-    while todo:
-        count = os.pwritev(fd, todo, at)
+    todo = [memoryview(part).cast("B") for part in parts]
+    first = 0
+    while first < len(todo):
+        count = os.pwritev(fd, todo[first : first + _IOV_MAX], at)
         at += count
-        done = 0
-        while done < len(todo) and count >= (size := memoryview(todo[done]).nbytes):
-            count -= size
-            done += 1
-        del todo[:done]
+        while first < len(todo) and count >= len(todo[first]):
+            count -= len(todo[first])
+            first += 1
         if count:
-            todo[0] = memoryview(todo[0]).cast("B")[count:]
+            todo[first] = todo[first][count:]
     return at
 
 
-def _rename_claimed(scratch: str, path: str) -> bool:
-    """Name a file without hard links: only who holds the claim beside the name looks and renames.
+def _is_at(path: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    except OSError:
+        return False
 
-    A claim left by a process that died is free at once.
-    """
-    folder, base = os.path.split(path)
-    claim = f"{folder}/.{base}.claim{SCRATCH}"
-    while True:
-        lock = FileLock(os.open(claim, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
-        try:
-            try:
-                lock.acquire(wait=True)
-            except OSError as error:
-                if not cannot_lock(error):
-                    raise
-            if not os.fstat(lock.fd).st_nlink:
-                continue  # the holder before us took the claim away with it
-            if os.path.lexists(path):
-                os.unlink(claim)
-                return False
-            os.rename(scratch, path)
-            os.unlink(claim)
-            return True
-        finally:
-            lock.close()
+
+def _rename_alone(scratch: str, path: str) -> None:
+    """Name a file without hard links: who holds its folder's lock, on this machine, looks and renames."""
+    lock = FileLock(open_folder(os.path.dirname(path)))
+    try:
+        lock.acquire(wait=True)
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        os.rename(scratch, path)
+    finally:
+        lock.close()

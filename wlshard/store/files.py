@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError, WlshardError
 
@@ -26,8 +28,6 @@ _ADVICE: dict[int, tuple[type[WlshardError], str]] = {
     errno.EIO: (StoreUnavailable, "the disk reports an I/O error: see the system's log, then try again"),
     errno.ENAMETOOLONG: (UsageError, "the name is too long for this file system: choose a shorter one"),
 }
-# A file system that cannot lock says one of these.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def refused(error: OSError, url: str) -> WlshardError:
@@ -38,11 +38,28 @@ def refused(error: OSError, url: str) -> WlshardError:
     return kind(advice, url=url)
 
 
+@contextmanager
+def errors_of(url: str) -> Iterator[None]:
+    """Raise what the system refuses inside the block as an error of ours about this object."""
+    try:
+        yield
+    except OSError as error:
+        raise refused(error, url) from error
+
+
+def open_folder(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 def sync_folder(path: str) -> None:
     """Make the names in a folder durable. Blocks for the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = open_folder(path)
     try:
         os.fsync(fd)
+    except OSError as error:
+        # Some file systems know no fsync of a folder and say one of these (as in PostgreSQL's fsync_fname).
+        if error.errno not in (errno.EBADF, errno.EINVAL):
+            raise
     finally:
         os.close(fd)
 
@@ -62,41 +79,38 @@ def make_folders(path: str) -> None:
 
 
 class FileLock:
-    """An open file with an exclusive flock that ends with this process, whatever children it forked.
+    """An open file that may be locked; the lock ends with this process, whatever children it forked.
 
-    A forked child would share the lock and keep it alive after our death: `fd` is closed there at once
-    and reads as -1.
+    A forked child would share the lock and keep it alive after our death: `fd` is closed there at once and
+    reads as -1.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        _open.add(self)
 
-    def acquire(self, *, wait: bool = False) -> bool:
-        """Take the lock. False: another process has it. A file system without locks raises OSError."""
+    def acquire(self, *, wait: bool = False) -> bool | None:
+        """Take the lock. False: another process has it. None: this file system has no locks."""
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        _held.add(self)
+        except OSError:
+            return None
         return True
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
-        _held.discard(self)
+        _open.discard(self)
         if fd >= 0:
             os.close(fd)
 
 
-def cannot_lock(error: OSError) -> bool:
-    """Tell a file system that has no locks from every other trouble."""
-    return error.errno in _NO_LOCKS
-
-
-_held: set[FileLock] = set()
+_open: set[FileLock] = set()
 
 
 def _leave_to_parent() -> None:
-    for lock in list(_held):
+    for lock in list(_open):
         lock.close()
 
 

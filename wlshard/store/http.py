@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 
 from wlshard import clock
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError, WlshardError
-from wlshard.store.base import Buffer, Capabilities, Entry, object_url
+from wlshard.store.base import Buffer, Capabilities, Entry, object_url, read_whole
 
 TIMEOUT_S = 60.0  # of silence, not of a whole transfer
 _SAFE = "/%?&=:@+,;~!$'()*[]#"
@@ -92,10 +92,7 @@ class HttpStore:
 
     def read(self, name: str) -> bytes:
         with self.open(name) as reader:
-            parts, block = [], bytearray(1 << 16)
-            while count := reader.readinto(block):
-                parts.append(bytes(memoryview(block)[:count]))
-            return b"".join(parts)
+            return read_whole(reader)
 
     def stat(self, name: str) -> Entry:
         url = object_url(self.url, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Self
 
 from wlshard import clock
 from wlshard.errors import NotFound, StoreUnavailable, UsageError
-from wlshard.store.base import Buffer, Capabilities, Entry, object_url
+from wlshard.store.base import Buffer, Capabilities, Entry, check_name, object_url
 
 
 @dataclass(slots=True)
@@ -39,19 +40,15 @@ class MemoryReader:
 
     def __init__(self, data: bytes, start: int, scratch: _Scratch | None = None) -> None:
         self.bytes = len(data)
-        self._data = data
-        self._at = start
+        self._stream = io.BytesIO(data)
+        self._stream.seek(start)
         self._scratch = scratch
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
-        view = memoryview(target).cast("B")
-        part = self._data[self._at : self._at + len(view)]
-        view[: len(part)] = part
-        self._at += len(part)
-        return len(part)
+        return self._stream.readinto(target)
 
     def close(self) -> None:
-        self._data = b""
+        self._stream.close()
         if self._scratch is not None:
             self._scratch.held = False
 
@@ -157,9 +154,7 @@ class MemoryStore:
         return found
 
     def _key(self, name: str) -> str:
-        parts = name.split("/")
-        if ".." in parts or "." in parts or "" in parts or "\0" in name:
-            raise UsageError(f"{name!r} is no name of an object: it must lie inside", url=self.url)
+        check_name(name, self.url)
         return self._root + name
 
 
