@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wlshard.jobs.run import Snapshot
 
 CAPS = 4  # times --at may wait before the generators do
-DEMO_AT = 32  # samples a rotation; a quarter for volumes above DEMO_SMALL voxels a side
+DEMO_AT = 32  # samples a rotation; an eighth for volumes above DEMO_SMALL voxels a side
 DEMO_SMALL = 96
 COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 LINE_S = 10.0  # between two status lines where they cannot be drawn over each other
@@ -65,10 +65,10 @@ def main(
         function, pool = "wlshard.demo.brains:generate", os.path.join(folder, "pool")
         args = (("size", size), *((("atlas", atlas),) if atlas else ()), *args)
         consumer = _trainer(folder, size, atlas, seconds, steps)
-        few = DEMO_AT if size <= DEMO_SMALL else DEMO_AT // 4
+        few = DEMO_AT if size <= DEMO_SMALL else DEMO_AT // 8
         at = at if "at" in given else few
         cap, reuse = cap or 2 * at, reuse if "reuse" in given else 1.0
-        parallel = parallel if "parallel" in given else 2
+        parallel = parallel if "parallel" in given else min(4, max(1, (os.cpu_count() or 1) // 2))
     if function is None or pool is None or not consumer:
         raise UsageError("say what generates, where to, and what trains: MODULE:FUNCTION POOL -- COMMAND")
     cap = cap or CAPS * at

@@ -53,8 +53,15 @@ class Worker:
         job = replace(self.job, samples=self.left, done=done)
         self.job = replace(self.job, start=self.job.start + 1)
         command = [sys.executable, "-P", "-m", "wlshard.jobs.child"]
+        threads = max(1, (os.cpu_count() or 1) // self.job.workers)
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=0
+            command,
+            # numpy's and torch's threads, unless the user says how many: P times all cores is slower than one
+            env={"OMP_NUM_THREADS": str(threads), **os.environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            bufsize=0,
         )
         assert self.process.stdin is not None
         os.set_blocking(self.status, False)
