@@ -74,6 +74,7 @@ def test_outputs_that_are_there_are_refused_and_with_force_replaced(tmp_path: Pa
         (["generators:five", "-o", "x-%d.tar", "--cap", "3"], 2, "a cap is for a pool"),
         (["five", "p"], 2, "MODULE:FUNCTION"),
         (["nix:five", "p"], 10, "there is no module nix"),
+        (["generators:five", "memory://p"], 2, "name a folder"),
         (["generators:nothing", "p"], 23, "ended without yielding a sample"),
         (["generators:unencodable", "p"], 22, "cannot encode object"),
     ],

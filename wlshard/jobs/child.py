@@ -21,6 +21,7 @@ from wlshard import clock
 from wlshard.errors import UserCodeError, WlshardError
 from wlshard.jobs.generate import run_job
 from wlshard.jobs.job import Job, Progress
+from wlshard.jobs.stopping import Stopped
 from wlshard.jobs.usercode import load
 
 TELL_S = 0.1  # between two lines of progress, unless something new is sealed
@@ -47,6 +48,8 @@ def main() -> int:
         telling.last()
         telling.line({"error": error.as_json(), "retry": retry})
         return error.code
+    except Stopped:
+        return 128 + signal.SIGTERM
     finally:
         if orphaned.is_set():
             os.killpg(0, signal.SIGKILL)
@@ -62,8 +65,8 @@ def _take_pipes() -> tuple[int, int]:
     return control, status
 
 
-def _end(number: int, _: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise Stopped
 
 
 def _watch(control: int, orphaned: threading.Event) -> None:

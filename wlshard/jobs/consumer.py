@@ -33,9 +33,12 @@ class Consumer:
         self._control = -1
         self.code: int | None = None
 
-    def __enter__(self) -> Self:
+    def require(self) -> None:
+        """Raise NotFound unless there is such a command."""
         if shutil.which(self._command[0], path=self._environ.get("PATH")) is None:
             raise NotFound(f"there is no command {self._command[0]!r}: name one, or the path of a program")
+
+    def __enter__(self) -> Self:
         theirs, self._control = os.pipe()
         guard = [sys.executable, "-P", "-m", "wlshard.jobs.guard", str(theirs), *self._command]
         try:

@@ -19,7 +19,8 @@ TRUST_S = 5.0  # how long a look counts, however slowly this process fills the b
 class Gate:
     """Tells a generator whether the write buffer has room, by as few looks at the pool as will do.
 
-    What this process has written but not sealed counts as if each of the `workers` processes had as much.
+    What this process has written but not sealed counts as if each of the `workers` processes had as much;
+    so the cap is passed by about a shard for each process at most.
     """
 
     def __init__(self, pool: Pool, cap: int, workers: int) -> None:
@@ -28,23 +29,25 @@ class Gate:
         self._pool, self.cap, self._workers = pool, cap, workers
         self._room = 0  # samples that may be taken before the next look
         self._looked: float | None = None
-        self._was_open = True
+        self._was_open, self._pause_s = True, POLL_S
         self.buffered = 0  # samples found at the last look
 
     def is_open(self, unsealed: int) -> bool:
         """Tell whether one more sample may be taken, and count on it being taken if so."""
         age = float("inf") if self._looked is None else clock.monotonic() - self._looked
-        if age > TRUST_S or (self._room <= 0 and (self._was_open or age > POLL_S)):
+        if age > TRUST_S or (self._room <= 0 and (self._was_open or age > self._pause_s)):
             self.look(unsealed)
         self._room -= 1
         return self._room >= 0
 
     def look(self, unsealed: int) -> bool:
         """Look at the pool; tell whether it has room. Lists the pool's shards."""
+        begun = clock.monotonic()
         self.buffered = sum(shard.samples for shard in self._pool.buffer())
         left = self.cap - self.buffered - unsealed * self._workers
         self._room = max(1, left // self._workers) if left > 0 else 0
         self._looked, self._was_open = clock.monotonic(), left > 0
+        self._pause_s = max(POLL_S, 10 * (self._looked - begun))  # where many shards take long to list
         return self._was_open
 
     def wait(self, unsealed: Callable[[], int], waiting: Callable[[float], None]) -> None:
@@ -52,7 +55,7 @@ class Gate:
         started = clock.monotonic()
         while not self.look(unsealed()):
             waiting(clock.monotonic() - started)
-            clock.sleep(POLL_S)
+            clock.sleep(self._pause_s)
 
 
 def log_waits(pool: str) -> Report:

@@ -69,8 +69,9 @@ def run(
             return stop.count > 1
 
         generators = Generators(job, parallel, gpus=gpus, hurry=hurry)
-        environ = {"WL_POOL": _everywhere(job.target)}
-        with generators, Consumer(command, environ, hurry=hurry) as consumer:
+        consumer = Consumer(command, {"WL_POOL": _everywhere(job.target)}, hurry=hurry)
+        consumer.require()
+        with generators, consumer:
             generators.watch(stop, stop.drain)
             rotator = Rotator(pool, at=at, pool_samples=pool_samples)
             course = _Course(generators, rotator, reuse, job.cap, show)
@@ -106,8 +107,10 @@ class _Course:
     def step(self) -> None:
         """Hear the generators, for a moment; each second, rotate if due and show how it stands."""
         if clock.monotonic() >= self._next:
-            self._next = clock.monotonic() + TURN_S
+            begun = clock.monotonic()
             self._turn()
+            took = clock.monotonic() - begun
+            self._next = begun + max(TURN_S, 10 * took)  # a pool of very many shards takes long to look at
         self._generators.step(max(0.0, self._next - clock.monotonic()))
 
     def _turn(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 from wlshard import clock
-from wlshard.errors import WlshardError
+from wlshard.errors import UsageError, WlshardError
 from wlshard.jobs.job import Job, Progress
 from wlshard.jobs.stopping import StopFlag
 from wlshard.jobs.targets import pool_of, refuse_outputs
@@ -86,6 +86,10 @@ class Generators:
         self._watched = selectors.DefaultSelector()
         try:
             if self._pool is not None:
+                if not self._pool.store.can.shared:
+                    raise UsageError(
+                        "only this process sees what is in memory: name a folder", url=self._pool.url
+                    )
                 self._pool.create()
             else:
                 refuse_outputs(self.workers[0].job.target, len(self.workers))

@@ -86,7 +86,10 @@ class Worker:
                 return False
             *lines, self._unread = (self._unread + data).split(b"\n")
             for line in lines:
-                self._take(json.loads(line))
+                if line.startswith(b"{"):
+                    self._take(json.loads(line))
+                else:  # printed by something that runs before us: a sitecustomize, say
+                    os.write(2, line + b"\n")
 
     def _take(self, told: dict[str, Any]) -> None:
         if "error" in told:
