@@ -79,7 +79,9 @@ class Grouper:
                 self._sample = sample
                 done = self._between(found)
                 if done is not None:
+                    del sample
                     yield done
+                    done = None  # its memory is needed for the next, if nobody else holds it
                 if self._refused is not None:
                     raise self._refused
                 sample, prefix, calm = self._sample, _NO_PREFIX, False
@@ -113,7 +115,7 @@ class Grouper:
         split = None if name is None else split_raw(name)
         if found.ends or (split is not None and split[0] != self._key):
             done = self._finish()
-            self._key = b""
+            self._key, self._sample = b"", {}
         if fault is not None:
             if split is not None and split[0] != self._key:
                 self._start(split[0], fault.offset or 0)
