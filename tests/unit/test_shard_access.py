@@ -266,6 +266,25 @@ def test_an_index_that_disagrees_is_an_error(shard: str, cache: str, change) -> 
         assert caught.value.url == shard
 
 
+def test_an_index_with_the_right_count_and_wrong_places_is_an_error(shard: str, cache: str) -> None:
+    def change(lines: list[bytes]) -> list[bytes]:
+        halves = lines[9].partition(b" txt ")
+        return [
+            *lines[:5],
+            lines[5] + b" " + lines[6],
+            *lines[7:9],
+            halves[0],
+            b"txt " + halves[2],
+            *lines[10:],
+        ]
+
+    rewrite(shard, change)
+    with ShardAccess(shard, cache) as opened:
+        assert opened.samples == 20
+        with pytest.raises(TarError, match="index"):
+            opened.read(2, 12)
+
+
 def _read_one_by_one(opened: ShardAccess) -> None:
     for i in range(opened.samples or 0):
         opened.read(i, 1)

@@ -12,14 +12,17 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from tars import END, header, made_by_tarfile, member, simple
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tars import END, Bytes, header, made_by_tarfile, member, simple
 
 from wlshard.errors import GroupingError, NotFound, TarError, TooManyBadSamples, UsageError
 from wlshard.sample import split_name
-from wlshard.shards.grouping import split_raw
+from wlshard.shards.grouping import Grouper, split_raw
 from wlshard.shards.keys import Keys
 from wlshard.shards.reader import read_samples
 from wlshard.shards.tally import Tally
+from wlshard.tar.reader import scan
 
 
 @pytest.fixture
@@ -145,6 +148,67 @@ def test_a_field_that_is_there_twice_is_an_error(shard) -> None:
 def test_a_field_cannot_pose_as_the_key(shard) -> None:
     with pytest.raises(GroupingError):
         keys(shard(member(b"a.__key__", b"evil")))
+
+
+NAMES = [
+    b"a.x",
+    b"b.x",
+    b"b.y",
+    b"c.X",
+    b"./d.x",
+    b".//.x",
+    b"./.x.y",
+    b"z.x",
+    b"ab.x",
+    b"a/b.x",
+    b"a.b/x",
+    b"q\0.x",
+    b"q.\0/.x",
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(NAMES), max_size=9))
+def test_any_members_make_the_samples_that_their_names_say(names: list[bytes]) -> None:
+    data = b"".join(member(name, b"%d" % i) for i, name in enumerate(names)) + END
+    expected: list[tuple[str, list[str]]] = []
+    failed = False
+    for name in names:
+        shown = name.partition(b"\0")[0].decode()
+        split = split_name(shown)
+        if split is None:
+            continue
+        key = split[0]
+        while key.startswith("./"):
+            key = key[2:]
+        if expected and expected[-1][0] == key:
+            failed = split[1] in expected[-1][1]
+            expected[-1][1].append(split[1])
+        elif any(key == before for before, _ in expected):
+            failed = True
+        else:
+            expected.append((key, [split[1]]))
+        if failed:
+            break
+    grouper = Grouper("t", Tally()).samples(scan(Bytes(data), "t"))
+    found = []
+    try:
+        found.extend((s["__key__"], [f for f in s if not f.startswith("__")]) for s in grouper)
+    except GroupingError:
+        assert failed
+        assert found == expected[: len(found)]
+        assert len(found) >= len(expected) - 1
+    else:
+        assert not failed
+        assert found == expected
+
+
+def test_a_consumer_that_keeps_nothing_has_large_payloads_read_into_the_same_memory(shard) -> None:
+    url = shard(*(member(b"%02d.%s" % (i, f), bytes(3 << 20)) for i in range(8) for f in (b"img", b"seg")))
+    areas = set()
+    for _ in map(lambda s: areas.update(id(s[f].obj) for f in ("img", "seg")), read_samples(url)):  # noqa: C417
+        pass
+    assert len(areas) == 2
 
 
 def test_keys_that_come_back_are_noticed_in_either_order() -> None:

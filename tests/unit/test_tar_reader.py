@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import weakref
 
 import pytest
@@ -148,6 +149,13 @@ def test_a_member_of_8_gib_is_announced_and_found_cut() -> None:
         with pytest.raises(TarError, match="cut inside a member") as caught:
             list(read_members(Bytes(source + bytes(4096), sized=True), "t.tar"))
         assert caught.value.member == "a.bin"
+
+
+def test_a_cut_that_the_size_shows_is_told_without_reading_up_to_it() -> None:
+    source = Bytes(header(b"a.bin", 4 << 20) + bytes(3 << 20), sized=True)
+    with pytest.raises(TarError, match="cut"):
+        list(read_members(source, "t.tar"))
+    assert source.calls == 1
 
 
 def test_a_member_above_the_limit_is_refused_by_name() -> None:
@@ -405,3 +413,43 @@ def test_the_memory_of_a_block_is_freed_when_the_pass_is_dropped() -> None:
     batches.close()
     del batches, blocks
     assert held() is None
+
+
+def test_a_forked_child_that_reads_on_changes_nothing_under_its_parent() -> None:
+    block = Blocks().take(4096)
+    block[:4] = b"mine"
+    child = os.fork()
+    if not child:
+        block[:4] = b"hers"
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert block[:4] == b"mine"
+
+
+def test_threads_never_share_a_buffer() -> None:
+    ring, clashes = Blocks(), []
+
+    def use(number: int) -> None:
+        for _ in range(2000):
+            view = memoryview(ring.take(4096))
+            view[:2] = mark = bytes([number, number])
+            if bytes(view[:2]) != mark:
+                clashes.append(number)
+
+    threads = [threading.Thread(target=use, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not clashes
+    assert len(ring._ring) <= 64 + 6
+
+
+def test_idle_buffers_are_kept_up_to_a_limit() -> None:
+    ring = Blocks()
+    held = [ring.take(1 << 16) for _ in range(10)]
+    busy = memoryview(held.pop())
+    del held
+    ring.trim(3 << 16)
+    assert len(ring._ring) == 4
+    assert busy.obj in ring._ring
