@@ -113,8 +113,8 @@ class StatusLine:
 
     def show(self, snapshot: Snapshot) -> None:
         if self._terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{told(snapshot)[:width]}", end="", file=sys.stderr, flush=True)
+            width = shutil.get_terminal_size().columns - 3  # and two blanks before what others print
+            print(f"\r\x1b[K{told(snapshot)[:width]}  ", end="", file=sys.stderr, flush=True)
             self._drawn = True
         elif time.monotonic() - self._shown_at >= LINE_S:
             self._shown_at = time.monotonic()
