@@ -151,6 +151,8 @@ def test_a_field_cannot_pose_as_the_key(shard) -> None:
 
 
 NAMES = [
+    b"-ab.x",
+    b"d/.x",
     b"a.x",
     b"b.x",
     b"b.y",
