@@ -64,7 +64,7 @@ def test_the_network_bears_an_image_without_contrast():
 
 @pytest.mark.parametrize(("size", "side"), [(24, 24), (50, 48), (64, 64), (100, 48), (130, 40)])
 def test_large_volumes_are_thinned_to_what_the_network_takes(size, side):
-    assert train._thin(np.zeros((1, size, size, size), np.uint8)).shape == (1, side, side, side)
+    assert train.thinned(np.zeros((size, size, size), np.uint8), size).shape == (side, side, side)
 
 
 def test_training_on_a_pool_raises_dice_and_tells_what_went_through(pool, tmp_path, capsys):
@@ -142,4 +142,4 @@ def test_without_any_pool_the_usage_is_shown(monkeypatch, capsys):
 
 def test_volumes_of_another_size_than_told_are_a_usage_error(pool, tmp_path, capsys):
     assert train.main([pool.url, "--size", "32", "--out", str(tmp_path)]) == 2
-    assert "(24, 24, 24), not the 32 voxels" in capsys.readouterr().err
+    assert "(24, 24, 24), not of the 32 voxels" in capsys.readouterr().err

@@ -118,7 +118,9 @@ def make_volume(rng: np.random.Generator, atlas: Atlas, size: int) -> tuple[Fiel
         image[rows] = _blur(_blur(part, 2, look.blur[2]), 1, look.blur[1])
     for columns in slabs:
         image[:, columns] = _blur(image[:, columns], 0, look.blur[0])
-    bright = np.quantile(image[::4, ::4, ::4], 0.995)  # a class of a few voxels leaves the rest its range
+    bright = float(
+        np.quantile(image[::4, ::4, ::4], 0.995)
+    )  # a class of a few voxels leaves the rest its range
     scale = np.float32(1 / max(bright, 1e-3))
     for rows in slabs:
         part = rng.standard_normal(image[rows].shape, np.float32)

@@ -30,7 +30,7 @@ from wlshard.errors import UsageError, WlshardError
 from wlshard.loader import Loader
 from wlshard.seeds import seed_of
 
-Volumes: TypeAlias = np.ndarray[Any, Any]  # (B, D, H, W)
+Volume: TypeAlias = np.ndarray[Any, Any]  # (D, H, W), or a batch of them
 
 FIELDS = "img.npy seg.npy"
 LARGEST = 64  # sides above this are thinned out: each second voxel of 128³, each fourth of 256³
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classes = 1 + int(load_atlas(options.atlas, options.size).target.max())
-    names = CLASSES[1:] if options.atlas is None else [f"class {label}" for label in range(1, classes)]
+    names = CLASSES[1:] if options.atlas is None else [f"label {label}" for label in range(1, classes)]
     images, labels = (part.to(device) for part in held_out(options.seed, options.size, options.atlas))
     network = Segmenter(classes).to(device)
     if missing := why_no_picture():
@@ -88,8 +88,9 @@ def train(
 ) -> None:
     """Train until the time or the steps are over; notes in `course` as it goes, so that ^C loses nothing."""
     loader = Loader(
-        options.pool, FIELDS, batch_size=options.batch_size, shuffle=options.shuffle, seed=options.seed
-    )
+        options.pool, FIELDS, batch_size=options.batch_size, shuffle=options.shuffle, seed=options.seed,
+        transform=lambda volumes: tuple(thinned(volume, options.size) for volume in volumes),
+    )  # fmt: skip
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     with loader, _signals_interrupt():
         try:
@@ -97,7 +98,6 @@ def train(
             done = 0.0
             for batch in loader.epochs():
                 began = min(began, clock.monotonic())  # the time before the first batch is not training
-                _check_size(batch[0], options.size)
                 loss = _step(network, optimizer, batch, done)
                 now = clock.monotonic()
                 course.losses.append((now - began, loss))
@@ -129,36 +129,32 @@ def _step(network: Segmenter, optimizer: torch.optim.Optimizer, batch: Any, done
     return loss.item()
 
 
-def _check_size(volumes: Volumes, size: int) -> None:
-    if volumes.shape[1:] != (size, size, size):
-        raise UsageError(
-            f"the pool's volumes are {volumes.shape[1:]}, not the {size} voxels a side of --size"
-        )
-
-
 def held_out(seed: int, size: int, atlas: str | None) -> tuple[Tensor, Tensor]:
     """Make volumes that no generator makes: images (N, 1, D, H, W) and labels (N, D, H, W)."""
     volumes = generate(np.random.default_rng(seed_of(seed, "held out")), size=size, atlas=atlas)
     samples = [next(volumes) for _ in range(HELD_OUT)]
-    images, labels = ([sample[name] for sample in samples] for name in FIELDS.split())
+    images, labels = ([thinned(sample[name], size) for sample in samples] for name in FIELDS.split())
     return _to_images(np.stack(images)), _to_labels(np.stack(labels))
 
 
-def _to_images(volumes: Volumes) -> Tensor:
+def thinned(volume: Volume, size: int) -> Volume:
+    """Take each n-th voxel of a volume, so that its sides are LARGEST at most and fit the network."""
+    if volume.shape != (size, size, size):
+        raise UsageError(
+            f"the pool has a volume of {volume.shape}, not of the {size} voxels a side of --size"
+        )
+    every = -(-size // LARGEST)
+    end = len(range(0, size, every)) // SIDE * SIDE * every
+    return np.ascontiguousarray(volume[:end:every, :end:every, :end:every])
+
+
+def _to_images(volumes: Volume) -> Tensor:
     scale = 1 / 255 if volumes.dtype == np.uint8 else 1
-    return torch.from_numpy(_thin(volumes)).to(torch.float32).mul_(scale)[:, None]
+    return torch.from_numpy(volumes).to(torch.float32).mul_(scale)[:, None]
 
 
-def _to_labels(volumes: Volumes) -> Tensor:
-    return torch.from_numpy(_thin(volumes)).long()
-
-
-def _thin(volumes: Volumes) -> Volumes:
-    """Take each n-th voxel of volumes (B, D, H, W), so that sides are LARGEST at most and fit the network."""
-    every = -(-max(volumes.shape[1:]) // LARGEST)
-    thin = volumes[:, ::every, ::every, ::every]
-    d, h, w = (side // SIDE * SIDE for side in thin.shape[1:])
-    return np.ascontiguousarray(thin[:, :d, :h, :w])
+def _to_labels(volumes: Volume) -> Tensor:
+    return torch.from_numpy(volumes).long()
 
 
 def _progress(course: Course, stats: dict[str, Any]) -> str:
