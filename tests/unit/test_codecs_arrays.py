@@ -223,3 +223,11 @@ def test_tensors_cut_anywhere_are_an_error_or_the_padding():
     for end in range(1, len(data) - padding):
         with pytest.raises(CodecError):
             decode("ten", data[:end])
+
+
+@pytest.mark.parametrize("size", [-80, -1, 2**40])
+def test_a_tensor_chunk_of_an_impossible_size_is_an_error_that_says_where(size):
+    data = bytearray(encode("ten", [np.arange(10)]))
+    data[8:16] = size.to_bytes(8, "little", signed=True)
+    with pytest.raises(CodecError, match="chunk at byte 0 is cut short"):
+        decode("ten", data)
