@@ -12,7 +12,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tars import END, Bytes, header, made_by_tarfile, member, simple
 
@@ -169,8 +169,9 @@ NAMES = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(st.lists(st.sampled_from(NAMES), max_size=9))
+@example([b"-ab.x", b"b.y", b"d/.x", b"-ab.x"])
 def test_any_members_make_the_samples_that_their_names_say(names: list[bytes]) -> None:
     data = b"".join(member(name, b"%d" % i) for i, name in enumerate(names)) + END
     expected: list[tuple[str, list[str]]] = []

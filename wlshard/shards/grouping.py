@@ -67,7 +67,7 @@ class Grouper:
                         sample = {KEY: key.decode("utf-8", "surrogateescape"), URL: url, field: payload}
                         prefix, width = raw[: dot + 1], dot + 1
                         continue
-                self._sample = sample
+                self._sample, self._prefix = sample, prefix
                 done = self._take(raw[:limit], begin, payload)
                 if done is not None:
                     yield done
