@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from pools import WRITER_A, WRITER_B, Interrupting, keys_of, names_of, seal_by_hand
 
 from wlshard import clock
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError
+from wlshard.pool.follow import wait_for_samples
 from wlshard.pool.generations import TRIES
 from wlshard.pool.manifest import Watermark
 from wlshard.pool.pool import Pool
@@ -453,6 +457,82 @@ def test_a_full_or_read_only_disk_leaves_the_pool_as_it_was(tmp_path, monkeypatc
             pool.rotate()
         assert [shard.name for shard in pool.buffer()] == [name]
     assert pool.rotate().committed
+
+
+# A pool that goes away
+
+
+def test_a_pool_made_anew_under_a_rotator_gets_no_gap_in_its_generations(tmp_path):
+    pool = Pool(tmp_path / "pool").create()
+    for seq in (1, 2, 3):
+        seal_by_hand(pool.store, WRITER_A, seq)
+        pool.rotate()
+    shutil.rmtree(tmp_path / "pool")
+    name = seal_by_hand(Pool(pool.url).create().store, WRITER_B, 1)
+    assert pool.rotate().generation == 1
+    assert names_of(Pool(pool.url).newest()) == [name]
+    assert sorted(os.listdir(tmp_path / "pool" / "generations")) == ["0000000000.json", "0000000001.json"]
+
+
+def test_a_pool_made_anew_under_a_reader_is_an_error_not_the_next_generation(tmp_path):
+    reader = Pool(tmp_path / "pool").create()
+    assert reader.newest().generation == 0
+    shutil.rmtree(tmp_path / "pool")
+    anew = Pool(reader.url).create()
+    seal_by_hand(anew.store, WRITER_A, 1)
+    anew.rotate()
+    with pytest.raises(StoreUnavailable, match="made anew") as caught:
+        reader.newest()
+    assert caught.value.url == f"{reader.url}/generations/0000000001.json"
+
+
+def test_a_deleted_pool_is_not_found_and_nothing_is_made_in_its_place(tmp_path):
+    known, opened = Pool(tmp_path / "pool").create(), Pool(tmp_path / "pool")
+    assert opened.settings["keep"] == 2
+    shutil.rmtree(tmp_path / "pool")
+    for pool in (known, opened):
+        for call in (pool.rotate, lambda: pool.rotate(dry_run=True), pool.salvage, pool.require):  # noqa: B023
+            with pytest.raises(NotFound, match="wl-gen"):
+                call()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_deleted_pool_is_not_waited_for(tmp_path):
+    pool = Pool(tmp_path / "pool").create()
+    with clock.use(StillClock()) as still:
+        still.sleep = lambda _: shutil.rmtree(pool.url, ignore_errors=True)
+        still.monotonic = iter(range(1000)).__next__
+        with pytest.raises(NotFound, match="wl-gen"):
+            wait_for_samples(pool, 600)
+
+
+def test_a_shard_that_cannot_be_looked_at_now_is_not_promoted_twice(tmp_path, monkeypatch):
+    """A listing without it would end its writer's watermark."""
+    pool = Pool(tmp_path).create()
+    seal_by_hand(pool.store, WRITER_A, 1)
+    pool.rotate()
+    name = seal_by_hand(pool.store, WRITER_B, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda path: hiding(os.listdir(path), path))
+        with pytest.raises(StoreUnavailable):
+            pool.rotate()
+    assert names_of((pool.rotate(), pool.newest())[1]) == [name]
+    assert not pool.rotate().committed
+
+
+@contextmanager
+def hiding(names, folder):
+    """A listing of a folder in which writer A's shards cannot be looked at."""
+
+    def entry(name):
+        def look():
+            if WRITER_A in name:
+                raise OSError(errno.ESTALE, "stale")
+            return os.stat(f"{folder}/{name}")
+
+        return SimpleNamespace(name=name, stat=look, is_dir=lambda **_: os.path.isdir(f"{folder}/{name}"))
+
+    yield [entry(name) for name in names]
 
 
 # Reading

@@ -126,7 +126,8 @@ def test_scratch_of_a_living_writer_is_left_alone(tmp_path):
     assert pool.rotate().promoted.samples == 1
 
 
-def test_scratch_of_another_machine_is_left_to_it(pool):
+def test_scratch_of_another_machine_is_left_to_it(pool, monkeypatch):
+    monkeypatch.setattr(salvaging, "boot_id", lambda: "0badcafe")
     leave(pool, WHOLE, writer="20250101T000000-elsewhere_x-aaaaaaaaaaaaaaaa")
     assert pool.salvage() == []
     assert len(list(pool.store.drafts())) == 1
@@ -135,6 +136,7 @@ def test_scratch_of_another_machine_is_left_to_it(pool):
 def test_scratch_that_was_not_on_disk_when_the_machine_went_down_is_dropped(tmp_path, monkeypatch, caplog):
     pool = Pool(tmp_path).create()
     leave(pool, WHOLE)
+    monkeypatch.setattr(salvaging, "boot_id", lambda: "0badcafe")
     monkeypatch.setattr(salvaging, "booted_at", lambda: pool.store.now() + 100)
     assert pool.salvage() == []
     assert "went down" in caplog.text
@@ -143,6 +145,28 @@ def test_scratch_that_was_not_on_disk_when_the_machine_went_down_is_dropped(tmp_
 
 
 salvaging_booted = salvaging.booted_at
+
+
+def test_a_clock_that_was_set_forward_drops_no_samples(tmp_path, monkeypatch):
+    """The time of the machine's start moves with its clock, the times of files do not."""
+    pool = Pool(tmp_path).create()
+    leave(pool, WHOLE)
+    monkeypatch.setattr(salvaging, "booted_at", lambda: pool.store.now() + 86400)
+    assert len(pool.salvage()) == 1
+
+
+def test_scratch_of_a_container_that_had_another_name_is_this_machines(pool):
+    leave(pool, WHOLE, writer="20250101T000000-4f5e6d7c8b9a-aaaaaaaaaaaaaaaa")
+    assert len(pool.salvage()) == 1
+
+
+def test_scratch_that_may_not_be_deleted_stops_no_rotation(pool, caplog):
+    draft = pool.store.draft(scratch_name(new_writer(), 1) + "-salvage-" + "0" * 16)
+    draft.abandon()
+    seal_by_hand(pool.store, WRITER_A, 1)
+    sticky = FaultyStore(pool.store, lambda op: AccessDenied("no") if op.kind == "drop" else None)
+    assert Pool(pool.url, store=sticky).rotate().promoted.samples == 1
+    assert "cannot be sealed now" in caplog.text
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("the disk is full"), AccessDenied("read-only")])

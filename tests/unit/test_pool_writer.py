@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import traceback
 
 import pytest
@@ -12,8 +13,9 @@ from pools import keys_in, keys_of, names_of
 
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError
 from wlshard.pool import names, seal
-from wlshard.pool.names import ShardName, host_of, new_writer, parse_scratch, salvaged_writer, this_host
+from wlshard.pool.names import ScratchName, ShardName, host_of, new_writer, scratch_name, this_host
 from wlshard.pool.pool import Pool
+from wlshard.pool.source import resolve
 from wlshard.pool.writer import ShardWriter
 from wlshard.store.connect import connect
 from wlshard.tar.index import parse_index
@@ -84,7 +86,7 @@ def test_the_order_of_sealing_is_durable_bytes_index_tar_folder(pool):
     store = RecordingStore(pool.store)
     writer = fill(Pool(pool.url, store=store), 1)
     tar = f"shards/{writer.shards[0].rpartition('/')[2]}"
-    scratch = f"shards/{writer.writer}-000001"
+    scratch = scratch_name(writer.writer, 1)
     watched = store.kinds("draft", "draft.sync", "draft.publish", "create", "put", "sync")
     assert watched == [
         ("draft", scratch),
@@ -188,6 +190,62 @@ def test_a_full_or_read_only_disk_keeps_what_was_sealed(tmp_path, monkeypatch, n
     assert keys_of(pool)[:2] == [f"{writer.writer}-{n:09d}" for n in (0, 1)]
 
 
+def files_below(folder):
+    return [name for _, _, names in os.walk(folder) for name in names]
+
+
+def test_a_pool_deleted_under_a_writer_is_missed_and_no_folder_is_filled_in_its_place(tmp_path):
+    writer = ShardWriter(Pool(tmp_path / "pool").create(), shard_samples=1)
+    writer.write({"txt": "x"})
+    shutil.rmtree(tmp_path / "pool")
+    with pytest.raises(NotFound, match="no pool here"):
+        writer.write({"txt": "y"})
+    writer.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_pool_moved_under_a_writer_has_its_samples_where_it_is_now(tmp_path):
+    pool = Pool(tmp_path / "a").create()
+    with pytest.raises(NotFound, match="no pool here"), ShardWriter(pool) as writer:  # noqa: PT012
+        writer.write({"txt": "x"})
+        os.rename(tmp_path / "a", tmp_path / "b")
+    assert os.listdir(tmp_path) == ["b"]
+    assert Pool(tmp_path / "b").rotate().promoted.samples == 1
+
+
+def test_a_pool_on_a_relative_path_stays_the_same_when_the_current_folder_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pool = Pool("pool").create()
+    with ShardWriter(pool, shard_samples=1) as writer:
+        writer.write({"txt": "x"})
+        monkeypatch.chdir("/")
+        writer.write({"txt": "y"})
+    pool.rotate()
+    assert sorted(pool.shards()) == sorted(writer.shards)
+    assert all(os.path.isfile(url) for url in pool.shards())
+
+
+@pytest.mark.parametrize("name", ["a b", "été", "100%", "a%20b", "x@3", "a#b?c", "new\nline", "a*b"])
+def test_a_pool_may_lie_on_any_path(tmp_path, name):
+    for url in (tmp_path / name, (tmp_path / f"{name}2").as_uri()):
+        pool = Pool(url).create()
+        fill(pool, 1)
+        pool.rotate()
+        assert len(keys_of(resolve(str(url)).pool)) == 1
+    assert sorted(os.listdir(tmp_path)) == sorted([name, f"{name}2"])
+
+
+def test_a_pool_may_be_a_link_and_hold_links(tmp_path):
+    (tmp_path / "disk" / "shards").mkdir(parents=True)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "shards").symlink_to(tmp_path / "disk" / "shards")
+    (tmp_path / "pool").symlink_to(tmp_path / "real")
+    pool = Pool(tmp_path / "pool").create()
+    fill(pool, 3, shard_samples=2)
+    assert pool.rotate().promoted.samples == 3
+    assert len(files_below(tmp_path / "disk")) == 4
+
+
 def test_templates_write_plain_shards(tmp_path):
     with ShardWriter(f"{tmp_path}/x-%06d.tar", shard_samples=2) as writer:
         for number in range(3):
@@ -211,9 +269,10 @@ def test_a_writer_id_has_one_shape_whatever_the_host_is_called(monkeypatch, host
     name = ShardName(writer, 7, 12, "0" * 32)
     assert ShardName.parse(str(name)) == name
     assert str(name).removesuffix(".tar").rsplit("-", 3)[0] == writer
-    assert parse_scratch(names.scratch_name(writer, 7)) == (writer, 7)
-    copy = names.salvage_name(names.scratch_name(writer, 7))
-    assert (parse_scratch(copy), salvaged_writer(copy)) == (None, writer)
+    scratch = ScratchName.parse(scratch_name(writer, 7))
+    assert scratch == (writer, 7, names.boot_id(), "")
+    copy = scratch._replace(copy="-salvage-" + "0" * 16)
+    assert ScratchName.parse(str(copy)) == copy
     assert len(str(name)) < 200
 
 

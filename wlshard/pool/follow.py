@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import socket
 
 from wlshard import clock, seeds
 from wlshard.errors import PoolStarved, StoreUnavailable
 from wlshard.pool.manifest import Manifest
+from wlshard.pool.names import this_host
 from wlshard.pool.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ class Follower:
     def __init__(self, pool: Pool, named: int | None, *, follow: bool, timeout_s: float) -> None:
         self.pool = pool
         self.moves = named is None and follow
-        self.reader = f"{_host()}-{os.getpid()}-{seeds.fresh_seed():016x}"
+        self.reader = f"{this_host()}-{os.getpid()}-{seeds.fresh_seed():016x}"
         self._named = named
         self._timeout_s = timeout_s
         self._note = (-1, 0, 0.0)  # generation, served, waited_s
@@ -60,11 +59,12 @@ class Follower:
 def wait_for_samples(pool: Pool, timeout_s: float) -> Manifest:
     """Give the newest generation as soon as it holds a sample.
 
-    Blocks up to `timeout_s`, saying so at once and then with growing gaps. Errors: NotFound, without waiting,
-    where there is no pool; PoolStarved.
+    Blocks up to `timeout_s`, saying so at once and then with growing gaps. Errors: NotFound
+    where there is no pool, or no more; PoolStarved.
     """
     began, tell = clock.monotonic(), 0.0
-    poll_s = POLL_S if pool.store.can.local or pool.url.startswith("memory:") else REMOTE_POLL_S
+    can = pool.store.can
+    poll_s = POLL_S if can.local or not can.shared else REMOTE_POLL_S
     while True:
         manifest = pool.newest()
         if manifest is not None and manifest.samples:
@@ -77,12 +77,9 @@ def wait_for_samples(pool: Pool, timeout_s: float) -> Manifest:
                 url=pool.url,
             )
         if waited >= tell:
+            pool.require()  # one that was deleted is not waited for
             log.warning(
                 "waiting for samples in pool %s for %.0f s (at most %.0f s)", pool.url, waited, timeout_s
             )
             tell = max(TELL_S, 2 * waited)
         clock.sleep(min(poll_s, timeout_s - waited))
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or "host"

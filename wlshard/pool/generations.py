@@ -18,24 +18,32 @@ PAUSE_S = 0.1  # before the second, doubled before each further one
 
 
 class Generations:
-    """The manifests of a pool. Remembers the newest it has seen."""
+    """The manifests of a pool. Remembers the newest it has seen: who is to commit begins with a new one."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._newest: Manifest | None = None
 
+    @property
+    def known(self) -> bool:
+        """Tell whether a manifest has been seen."""
+        return self._newest is not None
+
     def read(self, generation: int) -> Manifest:
-        name = manifest_name(generation)
-        manifest = parse_manifest(self._store.read(name), object_url(self._store.url, name))
+        manifest = parse_manifest(self._store.read(manifest_name(generation)), self._url(generation))
         if manifest.generation != generation:
             advice = f"holds generation {manifest.generation}: restore this file from a backup of the pool"
-            raise StoreUnavailable(advice, url=object_url(self._store.url, name))
+            raise StoreUnavailable(advice, url=self._url(generation))
         return manifest
+
+    def _url(self, generation: int) -> str:
+        return object_url(self._store.url, manifest_name(generation))
 
     def newest(self) -> Manifest | None:
         """Read the newest manifest, None before generation 0. One failed open where nothing is new.
 
         Slots are tried in ascending order until one is absent: a listing may be older than what it lists.
+        StoreUnavailable: the next one does not follow the one seen last.
         """
         if self._newest is None:
             first = self._gallop()
@@ -44,9 +52,15 @@ class Generations:
             self._newest = self.read(first)
         while True:
             try:
-                self._newest = self.read(self._newest.generation + 1)
+                child = self.read(self._newest.generation + 1)
             except NotFound:
                 return self._newest
+            if child.parent != self._newest.digest:
+                advice = (
+                    "it follows another generation than was here before: the pool was made anew; reopen it"
+                )
+                raise StoreUnavailable(advice, url=self._url(child.generation))
+            self._newest = child
 
     def _gallop(self) -> int:
         """Find a slot that was the last one a moment ago, by stat: slots have no gaps and never go."""
@@ -73,21 +87,20 @@ class Generations:
         Its shards are durable under their names before the manifest can be, and it is when this returns.
         StoreUnavailable: the store did not answer; whether it is committed shows at the next try.
         """
-        data = manifest.encode()
-        name = manifest_name(manifest.generation)
+        data, url = manifest.encode(), self._url(manifest.generation)
         if manifest.generation:
             self._store.sync(SHARDS)
             self._store.sync(GENERATIONS)
-        txn = self._create(name, data)
+        txn = self._create(manifest_name(manifest.generation), data, url)
         self._store.sync(GENERATIONS)
         if txn != manifest.txn:
             return None
-        self._newest = parse_manifest(data, object_url(self._store.url, name))
+        self._newest = parse_manifest(data, url)
         return self._newest
 
-    def _create(self, name: str, data: bytes) -> str:
+    def _create(self, name: str, data: bytes, url: str) -> str:
         """Send the same bytes until the slot is known to be taken; give the txn id of who has it."""
-        ours = _txn(data, name)
+        ours = _txn(data, url)
         for attempt in range(TRIES):
             if attempt:
                 clock.sleep(PAUSE_S * 2 ** (attempt - 1))
@@ -99,14 +112,14 @@ class Generations:
                 failure = error
                 log.warning("no reply to a commit, looking whether it happened: %s", error)
             try:
-                return _txn(self._store.read(name), object_url(self._store.url, name))
+                return _txn(self._store.read(name), url)
             except NotFound:
                 continue  # it did not: the same bytes again
             except StoreUnavailable as error:
                 failure = error
         raise failure or StoreUnavailable(
             "the store refuses this manifest and yet has none: see whether its create-if-absent works",
-            url=object_url(self._store.url, name),
+            url=url,
         )
 
 

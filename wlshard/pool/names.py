@@ -17,8 +17,7 @@ FORMAT = "wlshard.json"
 
 _WRITER = r"[0-9]{8}T[0-9]{6}-[A-Za-z0-9_]+-[0-9a-f]{16}"
 _SHARD = re.compile(rf"({_WRITER})-([0-9]{{6,12}})-([0-9]{{1,12}})-([0-9a-f]{{32}})\.tar")
-_SCRATCH = re.compile(rf"({_WRITER})-([0-9]{{6,12}})")
-_SALVAGE = re.compile(rf"({_WRITER})-[0-9]{{6,12}}-salvage-[0-9a-f]{{16}}")
+_SCRATCH = re.compile(rf"{SHARDS}/({_WRITER})-([0-9]{{6,12}})-([0-9a-f]{{8}})(-salvage-[0-9a-f]{{16}})?")
 
 
 def new_writer() -> str:
@@ -29,7 +28,16 @@ def new_writer() -> str:
 
 def this_host() -> str:
     """Give this machine's name as it stands in writer ids."""
-    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:48] or "_"
+    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:64] or "_"
+
+
+def boot_id() -> str:
+    """Give 8 hex digits that are new at each start of this machine, and the same in all its containers."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as text:
+            return text.read(8)
+    except OSError:
+        return "0" * 8
 
 
 def host_of(writer: str) -> str:
@@ -58,26 +66,27 @@ class ShardName(NamedTuple):
         return f"{self.writer}-{self.seq:06d}-{self.samples}-{self.sha256}.tar"
 
 
+class ScratchName(NamedTuple):
+    """`shards/<writer>-<seq>-<boot id>`; a salvager's copy of such scratch has `-salvage-<hex>` behind it."""
+
+    writer: str
+    seq: int
+    boot: str
+    copy: str = ""
+
+    @classmethod
+    def parse(cls, name: str) -> Self | None:
+        """Take a name inside the pool apart. None: not the scratch of a writer."""
+        found = _SCRATCH.fullmatch(name)
+        return cls(found[1], int(found[2]), found[3], found[4] or "") if found else None
+
+    def __str__(self) -> str:
+        return f"{SHARDS}/{self.writer}-{self.seq:06d}-{self.boot}{self.copy}"
+
+
 def scratch_name(writer: str, seq: int) -> str:
     """Name the scratch of a writer's shard, inside the pool."""
-    return f"{SHARDS}/{writer}-{seq:06d}"
-
-
-def salvage_name(scratch: str) -> str:
-    """Name the scratch into which the whole samples of a dead writer's scratch are copied."""
-    return f"{scratch}-salvage-{os.urandom(8).hex()}"
-
-
-def parse_scratch(name: str) -> tuple[str, int] | None:
-    """Give writer and seq of a scratch name. None: not the scratch of a writer."""
-    found = _SCRATCH.fullmatch(name.removeprefix(f"{SHARDS}/"))
-    return (found[1], int(found[2])) if found else None
-
-
-def salvaged_writer(name: str) -> str | None:
-    """Give the writer whose samples were being copied into this scratch. None: not such scratch."""
-    found = _SALVAGE.fullmatch(name.removeprefix(f"{SHARDS}/"))
-    return found[1] if found else None
+    return str(ScratchName(writer, seq, boot_id()))
 
 
 def manifest_name(generation: int) -> str:

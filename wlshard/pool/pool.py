@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from wlshard import clock
@@ -39,9 +38,9 @@ class Pool:
         self._generations = Generations(self.store)
         self._accounting = Accounting(self.store)
 
-    @cached_property
+    @property
     def settings(self) -> dict[str, Any]:
-        """Read wlshard.json: format, pool id, keep, schema."""
+        """Read wlshard.json: format, pool id, keep, schema. NotFound: there is no pool here, or no more."""
         try:
             return parse_object(self.store.read(ROOT), object_url(self.store.url, ROOT))
         except NotFound as error:
@@ -76,7 +75,7 @@ class Pool:
         return True
 
     def require(self) -> None:
-        """Raise NotFound unless a pool is here."""
+        """Look whether a pool is here now; raise NotFound if not."""
         _ = self.settings
 
     def newest(self, after: int | None = None) -> Manifest | None:
@@ -84,7 +83,8 @@ class Pool:
 
         Costs one failed open where nothing is new: cheap enough to ask every few milliseconds.
         """
-        self.require()
+        if not self._generations.known:
+            self.require()
         manifest = self._generations.newest()
         return manifest if manifest and (after is None or manifest.generation > after) else None
 
@@ -109,8 +109,8 @@ class Pool:
         return [self.shard_url(shard.name) for shard in manifest.shards] if manifest else []
 
     def shard_url(self, name: str) -> str:
-        """Give the URL of a shard named in a manifest."""
-        return object_url(self.store.url, f"{SHARDS}/{name}")
+        """Give the URL of a shard named in a manifest; absolute if local: the current folder may change."""
+        return self.store.path(f"{SHARDS}/{name}") or object_url(self.store.url, f"{SHARDS}/{name}")
 
     def buffer(self) -> list[SealedShard]:
         """List the write buffer: sealed shards that the newest generation does not cover, by name.
@@ -162,8 +162,12 @@ class Pool:
         return self._accounting.served(generation)
 
     def _open(self) -> None:
-        """Check that the pool is here; commit generation 0 if its creator died before that."""
+        """Look afresh, for who commits: what was remembered may be of a pool deleted, or made anew, since.
+
+        Commits generation 0 if the pool's creator died before that.
+        """
         self.require()
+        self._generations = Generations(self.store)
         if self._generations.newest() is None:
             self._generations.commit(Manifest(0, None, os.urandom(16).hex(), created=clock.now()))
 

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from typing import NamedTuple
+import os
 
 from wlshard.errors import AccessDenied, StoreUnavailable, TarError
-from wlshard.pool.names import (
-    SHARDS,
-    ShardName,
-    host_of,
-    parse_scratch,
-    salvage_name,
-    salvaged_writer,
-    this_host,
-)
+from wlshard.pool.names import SHARDS, ScratchName, ShardName, boot_id, host_of, this_host
 from wlshard.pool.seal import seal
 from wlshard.sample import split_name
+from wlshard.shards.scratch import Scratch
 from wlshard.store.base import Entry, Reader, Store, object_url
-from wlshard.tar.header import END_MARK, padding
+from wlshard.tar.header import padding
 from wlshard.tar.index import format_index, locate_samples
 from wlshard.tar.reader import read_members
 
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
+
+Members = list[tuple[str, int, int]]  # name, offset of the data, size
 
 
 def salvage(store: Store) -> list[str]:
@@ -36,62 +30,53 @@ def salvage(store: Store) -> list[str]:
     """
     sealed = []
     for entry in list(store.drafts(f"{SHARDS}/")):
-        copied_from = salvaged_writer(entry.name)
-        if copied_from is not None and host_of(copied_from) == this_host():
-            store.drop(entry.name)  # by a salvager that died, too; what it copied is still there
-        place = parse_scratch(entry.name)
-        if place is None or host_of(place[0]) != this_host():
+        scratch = ScratchName.parse(entry.name)
+        if scratch is None or not (scratch.boot == boot_id() or host_of(scratch.writer) == this_host()):
             continue  # locks do not reach other machines on every file system: those look after their own
         try:
-            name = _seal_whole(store, entry, *place)
+            if scratch.copy:
+                store.drop(entry.name)  # by a salvager that died, too; what it copied is still there
+            elif name := _seal_whole(store, entry, scratch):
+                sealed.append(str(name))
         except (StoreUnavailable, AccessDenied) as error:
             log.warning("what a dead writer left in %s cannot be sealed now: %s", entry.name, error)
-            continue
-        if name is not None:
-            sealed.append(str(name))
     return sealed
 
 
-def _seal_whole(store: Store, entry: Entry, writer: str, seq: int) -> ShardName | None:
+def _seal_whole(store: Store, entry: Entry, scratch: ScratchName) -> ShardName | None:
     url = object_url(store.url, entry.name)
     reader = store.reopen(entry.name)
     if reader is None:
         return None  # another salvager was first
     with reader:
-        if store.can.local and entry.mtime < booted_at():
+        if store.can.local and scratch.boot != boot_id() and entry.mtime < booted_at():
             log.warning("%s was not yet on disk when this machine went down: it is dropped", url)
-            whole = _Whole([], 0)
+            members = []
         else:
-            whole = _whole_samples(reader, url)
-        if not whole.members:
+            members = _whole_samples(reader, url)
+        if not members:
             store.drop(entry.name)
             return None
-    return _copy_and_seal(store, entry.name, whole, writer, seq)
+    reader = store.reopen(entry.name)
+    if reader is None:
+        return None  # another salvager came between our two passes
+    with reader:
+        return _copy_and_seal(store, reader, scratch, members)
 
 
-class _Whole(NamedTuple):
-    """The members of whole samples, (name, offset of the data, size), and where they end."""
-
-    members: list[tuple[str, int, int]]
-    end: int
-
-
-def _whole_samples(reader: Reader, url: str) -> _Whole:
+def _whole_samples(reader: Reader, url: str) -> Members:
     """Find the samples that something valid follows: another sample's header, or the end mark."""
-    members: list[tuple[str, int, int]] = []
+    members: Members = []
     try:
         for member in read_members(reader, url):
-            members.append((member.name, member.data, member.size))  # noqa: PERF401 — it may break off
+            members.append((member.name, member.data, member.size))
     except TarError as fault:
         log.info("the last sample of %s is torn: %s", url, fault)
         # A member that is cut has had its header: if that begins a sample, the one before it is whole.
         torn = _key(fault.member) if fault.member is not None else members and _key(members[-1][0])
         while members and _key(members[-1][0]) == torn:
             members.pop()
-    if not members:
-        return _Whole([], 0)
-    _, data, size = members[-1]
-    return _Whole(members, data + size + padding(size))
+    return members
 
 
 def _key(member: str) -> str:
@@ -99,26 +84,23 @@ def _key(member: str) -> str:
     return parts[0] if parts else ""
 
 
-def _copy_and_seal(store: Store, scratch: str, whole: _Whole, writer: str, seq: int) -> ShardName | None:
-    reader = store.reopen(scratch)
-    if reader is None:
-        return None  # another salvager came between our two passes
-    samples = locate_samples(whole.members)
-    with reader, store.draft(salvage_name(scratch)) as draft:
-        digest, block, left = hashlib.sha256(), memoryview(bytearray(BLOCK_BYTES)), whole.end
+def _copy_and_seal(store: Store, reader: Reader, scratch: ScratchName, members: Members) -> ShardName | None:
+    samples = locate_samples(members)
+    _, data, size = members[-1]
+    left = data + size + padding(size)
+    block = memoryview(bytearray(BLOCK_BYTES))
+    with store.draft(str(scratch._replace(copy=f"-salvage-{os.urandom(8).hex()}"))) as draft:
+        copy = Scratch(draft, sha256=True)
         while left:
             part = block[: reader.readinto(block[: min(left, BLOCK_BYTES)])]
-            digest.update(part)
-            draft.write([part])
+            copy.write([part])
             left -= len(part)
-        digest.update(END_MARK)
-        draft.write([END_MARK])
-        name = ShardName(writer, seq, len(samples), digest.hexdigest()[:32])
+        name = ShardName(scratch.writer, scratch.seq, len(samples), copy.sha256()[:32])
         if not seal(store, draft, name, draft.bytes, format_index(samples)):
             log.warning("%s holds other bytes than its name says: the scratch stays", name)
             return None
-        log.info("sealed %d samples of a writer that died: %s", len(samples), name)
-        store.drop(scratch)
+    log.info("sealed %d samples of a writer that died: %s", len(samples), name)
+    store.drop(str(scratch))
     return name
 
 

@@ -61,9 +61,11 @@ class SealingTarget:
         self._seq = 1  # of the shard being written, in this writer
 
     def open_draft(self, seq: int) -> Draft:  # noqa: ARG002 — a new writer counts anew
+        self.pool.require()  # or a folder that is no pool any more would be filled
         return self.pool.store.draft(scratch_name(self._begun(), self._seq))
 
     def publish(self, draft: Draft, shard: ClosedShard) -> str:
+        self.pool.require()
         store = self.pool.store
         for _ in range(2):
             name = ShardName(self._begun(), self._seq, shard.samples, shard.sha256[:32])
