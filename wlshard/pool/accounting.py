@@ -47,7 +47,7 @@ class Accounting:
         per_s = (served - had) / (now - began) if now > began else 0.0
         note = {"served": served, "waited_s": waited_s, "per_s": per_s}
         try:
-            self._store.put(_name(generation, reader), json.dumps(note).encode() + b"\n")
+            self._store.put(f"{_folder(generation)}{reader}.json", json.dumps(note).encode() + b"\n")
         except AccessDenied as error:
             self._refused = True
             log.warning("what is served is not counted, this pool cannot be written by us: %s", error)
@@ -57,18 +57,18 @@ class Accounting:
     def served(self, generation: int) -> list[Served]:
         """Read all notes on a generation. One that is half gone or damaged does not count."""
         notes = []
-        for entry in self._store.list(_name(generation, "")):
+        for entry in self._store.list(_folder(generation)):
             if not entry.name.endswith(".json"):
                 continue
             try:
                 note = json.loads(self._store.read(entry.name))
-                reader = entry.name.rpartition("/")[2].removesuffix(".json")
                 numbers = int(note["served"]), float(note["waited_s"]), float(note["per_s"])
             except (NotFound, StoreUnavailable, ValueError, KeyError, TypeError):
                 continue
+            reader = entry.name.removeprefix(_folder(generation)).removesuffix(".json")
             notes.append(Served(reader, *numbers, entry.mtime))
         return notes
 
 
-def _name(generation: int, reader: str) -> str:
-    return f"{LEASES}/{generation:010d}/{reader}" + (".json" if reader else "")
+def _folder(generation: int) -> str:
+    return f"{LEASES}/{generation:010d}/"

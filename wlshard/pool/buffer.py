@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable
@@ -11,6 +12,8 @@ from wlshard.pool.manifest import NOTHING, Quarantined, Watermark, Watermarks
 from wlshard.pool.names import SHARDS, ShardName
 from wlshard.store.base import Store, object_url
 from wlshard.tar.header import BLOCK, END_MARK
+
+log = logging.getLogger(__name__)
 
 
 class SealedShard(NamedTuple):
@@ -36,40 +39,41 @@ def sealed_shards(store: Store) -> Iterator[SealedShard]:
             yield SealedShard(name, entry.bytes, entry.mtime, parsed)
 
 
-@dataclass
-class Verdict:
-    """What looking at the write buffer found: good shards, bad ones, and those unreadable now."""
+class Verdict(NamedTuple):
+    """What looking at the write buffer found; `taken`: the (writer, seq) that leave it."""
 
-    good: list[SealedShard] = field(default_factory=list)
-    bad: list[Quarantined] = field(default_factory=list)
-    unreadable: list[SealedShard] = field(default_factory=list)
+    good: list[SealedShard]
+    bad: list[Quarantined]
+    taken: set[tuple[str, int]]
 
 
 def verify(store: Store, shards: Iterable[SealedShard]) -> Verdict:
     """Look at each shard, oldest first: its listed size, and locally its end mark.
 
-    Of two shards with one writer and number (one was salvaged while its writer lived on) the one with more
-    samples counts: they hold the same samples.
+    One that cannot be read now stays in the write buffer. Of two shards with one writer and number (one was
+    salvaged while its writer lived on) the one with more samples counts: they hold the same samples.
     """
-    verdict = Verdict()
-    taken: dict[tuple[str, int], str] = {}
-    for shard in sorted(
-        shards, key=lambda each: (each.parsed.writer, each.parsed.seq, -each.samples, each.name)
-    ):
-        place = shard.parsed.writer, shard.parsed.seq
+    good: dict[tuple[str, int], SealedShard] = {}
+    bad: list[Quarantined] = []
+    faulty, unreadable = set(), set()
+    for shard in sorted(shards, key=lambda each: (*each.parsed[:2], -each.samples, each.name)):
+        place = shard.parsed[:2]
         try:
             fault = _fault(store, shard)
-        except (StoreUnavailable, AccessDenied, NotFound):
-            verdict.unreadable.append(shard)
+        except (StoreUnavailable, AccessDenied, NotFound) as error:
+            log.warning("%s cannot be read now, it stays in the write buffer: %s", shard.name, error)
+            unreadable.add(place)
             continue
-        if fault is None and place in taken:
-            fault = f"the same samples as in {taken[place]}"
+        if fault is None and place in good:
+            fault = f"the same samples as in {good[place].name}"
         if fault is None:
-            taken[place] = shard.name
-            verdict.good.append(shard)
+            good[place] = shard
         else:
-            verdict.bad.append(Quarantined(shard.name, fault))
-    return verdict
+            log.warning("%s is not promoted: %s", shard.name, fault)
+            bad.append(Quarantined(shard.name, fault))
+            faulty.add(place)
+    # A bad shard takes along no other of its number that may be good.
+    return Verdict(list(good.values()), bad, good.keys() | (faulty - unreadable))
 
 
 def _fault(store: Store, shard: SealedShard) -> str | None:
@@ -88,19 +92,19 @@ def _fault(store: Store, shard: SealedShard) -> str | None:
     return None if mark == END_MARK else "it does not end in an end mark"
 
 
-def advance(marks: Watermarks, taken: Iterable[ShardName], listed: set[str]) -> dict[str, Watermark]:
-    """Give the child's watermarks: the parent's and what is taken now.
+def advance(marks: Watermarks, taken: Iterable[tuple[str, int]], listed: set[str]) -> dict[str, Watermark]:
+    """Give the child's watermarks: the parent's and the (writer, seq) taken now.
 
     `listed`: writers of whom the store still lists a shard; who has neither that nor missing numbers goes.
     """
-    numbers: dict[str, set[int]] = {}
-    for name in taken:
-        numbers.setdefault(name.writer, set()).add(name.seq)
+    numbers: defaultdict[str, set[int]] = defaultdict(set)
+    for writer, seq in taken:
+        numbers[writer].add(seq)
     result = {}
     for writer in marks.keys() | numbers.keys():
         last, missing = marks.get(writer, NOTHING)
-        new = numbers.get(writer, set())
-        end = max(last, *new) if new else last
+        new = numbers[writer]
+        end = max(new | {last})
         mark = Watermark(end, (missing | frozenset(range(last + 1, end + 1))) - new)
         if mark.missing or writer in listed:
             result[writer] = mark

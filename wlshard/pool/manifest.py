@@ -22,6 +22,10 @@ class PoolShard(NamedTuple):
     samples: int
     promoted: int
 
+    @property
+    def writer(self) -> str:
+        return self.name.rsplit("-", 3)[0]
+
 
 class Watermark(NamedTuple):
     """What was taken of a writer: all up to `last` but the numbers in `missing`."""
@@ -88,7 +92,7 @@ def parse_manifest(data: bytes, url: str) -> Manifest:
     """Read a manifest strictly. StoreUnavailable: damaged; UsageError: of a later format than ours."""
     content = parse_object(data, url)
     try:
-        generation, parent, txn = content["generation"], content["parent"], content["txn"]
+        generation, parent, txn = _count(content["generation"]), content["parent"], _text(content["txn"])
         shards = tuple(_shard(entry, generation) for entry in content["shards"])
         marks = {
             writer: Watermark(_count(last), frozenset(map(_count, missing)))
@@ -96,8 +100,6 @@ def parse_manifest(data: bytes, url: str) -> Manifest:
         }
         quarantined = tuple(Quarantined(_text(name), _text(why)) for name, why in content["quarantined"])
         stats, created = dict(content["stats"]), float(content["created"])
-        _count(generation)
-        _text(txn)
         if (parent is None) != (generation == 0):
             raise ValueError("only generation 0 has no parent")
     except (KeyError, TypeError, ValueError) as error:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 from wlshard import clock
 from wlshard.errors import UsageError
-from wlshard.pool.buffer import Verdict, advance, sealed_shards, verify
+from wlshard.pool.buffer import SealedShard, advance, sealed_shards, verify
 from wlshard.pool.generations import Generations
 from wlshard.pool.manifest import Manifest, PoolShard, Quarantined
-from wlshard.pool.names import ShardName
 from wlshard.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ class Count(NamedTuple):
     bytes: int = 0
 
     @classmethod
-    def of(cls, shards: Sequence[PoolShard]) -> Self:
+    def of(cls, shards: Collection[PoolShard] | Collection[SealedShard]) -> Self:
         return cls(len(shards), sum(each.samples for each in shards), sum(each.bytes for each in shards))
 
 
@@ -52,15 +51,11 @@ class Rotation:
     def as_json(self) -> dict[str, Any]:
         """Give what `wl-rotate --json` prints."""
         return {
-            "pool": self.pool,
-            "previous": self.previous,
-            "generation": self.generation,
-            "committed": self.committed,
+            **vars(self),
             "promoted": self.promoted._asdict(),
             "kept": self.kept._asdict(),
             "dropped": self.dropped._asdict(),
             "quarantined": [bad._asdict() for bad in self.quarantined],
-            "seconds": self.seconds,
         }
 
 
@@ -74,68 +69,55 @@ def rotate(
     while True:
         parent = generations.newest()
         assert parent is not None, "the pool is opened before it is rotated"
-        child, verdict = _plan(store, parent, pool_samples)
-        promoted = [shard for shard in child.shards if shard.promoted == child.generation]
-        due = bool(promoted) and Count.of(promoted).samples >= at
-        if due and not dry_run:
-            committed = generations.commit(child)
-            if committed is None:
-                log.info("another rotation committed generation %d first: looking again", child.generation)
-                continue
-        after = child if due else parent
-        kept = [shard for shard in after.shards if shard.promoted <= parent.generation]
+        plan = _plan(store, parent, pool_samples)
+        due = plan.promoted.shards > 0 and plan.promoted.samples >= at
+        if due and not dry_run and generations.commit(plan.child) is None:
+            log.info("another rotation committed generation %d first: looking again", plan.child.generation)
+            continue
         return Rotation(
             pool=url,
             previous=parent.generation,
-            generation=after.generation,
+            generation=plan.child.generation if due else parent.generation,
             committed=due and not dry_run,
-            promoted=Count.of(promoted if due else ()),
-            kept=Count.of(kept),
-            dropped=Count.of(sorted(set(parent.shards) - set(kept))),
-            quarantined=tuple(verdict.bad),
+            promoted=plan.promoted if due else Count(),
+            kept=plan.kept if due else Count.of(parent.shards),
+            dropped=plan.dropped if due else Count(),
+            quarantined=plan.bad,
             seconds=clock.monotonic() - started,
         )
 
 
-def _plan(store: Store, parent: Manifest, pool_samples: int) -> tuple[Manifest, Verdict]:
-    """Work out the generation that may follow `parent`."""
+class _Plan(NamedTuple):
+    """The generation that may follow, what it would do, and what is bad in the write buffer."""
+
+    child: Manifest
+    promoted: Count
+    kept: Count
+    dropped: Count
+    bad: tuple[Quarantined, ...]
+
+
+def _plan(store: Store, parent: Manifest, pool_samples: int) -> _Plan:
+    generation = parent.generation + 1
     listed = list(sealed_shards(store))
     verdict = verify(store, (shard for shard in listed if not parent.covers(shard.parsed)))
-    for shard in verdict.unreadable:
-        log.warning("%s cannot be read now: it stays in the write buffer", shard.name)
-    for bad in verdict.bad:
-        log.warning("%s is not promoted: %s", bad.shard, bad.reason)
-    generation = parent.generation + 1
-    promoted = [PoolShard(each.name, each.bytes, each.samples, generation) for each in verdict.good]
-    kept = _keep(parent.shards, pool_samples - Count.of(promoted).samples)
+    new = [PoolShard(each.name, each.bytes, each.samples, generation) for each in verdict.good]
+    promoted = Count.of(new)
+    old = _keep(parent.shards, pool_samples - promoted.samples)
+    kept, dropped = Count.of(old), Count.of(set(parent.shards) - set(old))
     names = {shard.name for shard in listed}
-    quarantined = [bad for bad in parent.quarantined if bad.shard in names] + verdict.bad
-    writers = {shard.parsed.writer for shard in listed} | {_parsed(shard.name).writer for shard in kept}
+    writers = {shard.parsed.writer for shard in listed} | {shard.writer for shard in old}
     child = Manifest(
         generation=generation,
         parent=parent.digest,
         txn=os.urandom(16).hex(),
-        shards=tuple(sorted(kept + promoted, key=_age)),
-        watermarks=advance(parent.watermarks, _taken(verdict), writers),
-        quarantined=tuple(quarantined),
-        stats={
-            "promoted": Count.of(promoted)._asdict(),
-            "kept": Count.of(kept)._asdict(),
-            "dropped": Count.of(sorted(set(parent.shards) - set(kept)))._asdict(),
-        },
+        shards=tuple(sorted(old + new, key=_age)),
+        watermarks=advance(parent.watermarks, verdict.taken, writers),
+        quarantined=(*(bad for bad in parent.quarantined if bad.shard in names), *verdict.bad),
+        stats={"promoted": promoted._asdict(), "kept": kept._asdict(), "dropped": dropped._asdict()},
         created=clock.now(),
     )
-    return child, verdict
-
-
-def _taken(verdict: Verdict) -> Iterable[ShardName]:
-    """List what leaves the write buffer; a bad shard takes along no other of its number that may be good."""
-    yield from (shard.parsed for shard in verdict.good)
-    unreadable = {shard.parsed[:2] for shard in verdict.unreadable}
-    for bad in verdict.bad:
-        name = _parsed(bad.shard)
-        if name[:2] not in unreadable:
-            yield name
+    return _Plan(child, promoted, kept, dropped, tuple(verdict.bad))
 
 
 def _keep(shards: Iterable[PoolShard], samples: int) -> list[PoolShard]:
@@ -151,9 +133,3 @@ def _keep(shards: Iterable[PoolShard], samples: int) -> list[PoolShard]:
 
 def _age(shard: PoolShard) -> tuple[int, str]:
     return shard.promoted, shard.name
-
-
-def _parsed(name: str) -> ShardName:
-    parsed = ShardName.parse(name)
-    assert parsed is not None
-    return parsed

@@ -34,16 +34,9 @@ def resolve(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | 
         source.require()
         return Resolved(pool=source)
     if isinstance(source, str | os.PathLike) and not _SHARDS.fullmatch(text := os.fspath(source)):
-        pool = _pool_at(text)
-        if pool is not None:
-            return Resolved(pool=pool)
+        if (pool := Pool(text)).exists():
+            return Resolved(pool)
         found = _GENERATION.fullmatch(text)
-        pool = _pool_at(found[1]) if found else None
-        if pool is not None and found is not None:
-            return Resolved(pool=pool, generation=pool.manifest(int(found[2])).generation)
+        if found and (pool := Pool(found[1])).exists():
+            return Resolved(pool, pool.manifest(int(found[2])).generation)
     return Resolved(urls=expand(source))
-
-
-def _pool_at(url: str) -> Pool | None:
-    pool = Pool(url)
-    return pool if pool.exists() else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wlshard.pool.buffer import sealed_shards
+from wlshard.pool.manifest import Manifest
 from wlshard.pool.rotate import Count
 
 if TYPE_CHECKING:
@@ -48,49 +49,34 @@ class PoolStatus:
             "samples": self.samples,
             "bytes": self.bytes,
             "fields": {},
-            "generation": self.generation,
+            **vars(self),
             "buffer": self.buffer._asdict(),
-            "generated_per_s": self.generated_per_s,
-            "served_per_s": self.served_per_s,
-            "served": self.served,
-            "waited_s": self.waited_s,
-            "reuse": self.reuse,
-            "never_read": self.never_read,
-            "oldest_age_s": self.oldest_age_s,
-            "window_s": self.window_s,
             "leases": [],
         }
 
 
 def pool_status(pool: Pool) -> PoolStatus:
     """Look at everything once: one listing of shards, one of the newest generation's readers."""
-    newest = pool.newest()
+    newest = pool.newest() or Manifest(-1, None, "")
+    reading = Count.of(newest.shards)
+    names = {shard.name for shard in newest.shards}
+    listed = list(sealed_shards(pool.store))
+    waiting = [shard for shard in listed if not newest.covers(shard.parsed)]
     now = pool.store.now()
-    reading = {shard.name for shard in newest.shards} if newest else set()
-    waiting, recent, oldest = [], 0, None
-    for shard in sealed_shards(pool.store):
-        if newest is None or not newest.covers(shard.parsed):
-            waiting.append(shard)
-        if now - shard.mtime <= WINDOW_S:
-            recent += shard.samples
-        if shard.name in reading:
-            oldest = shard.mtime if oldest is None else min(oldest, shard.mtime)
-    notes = pool.served(newest.generation) if newest else []
+    notes = pool.served(newest.generation)
     served = sum(note.served for note in notes)
-    samples = newest.samples if newest else 0
+    oldest = min((shard.mtime for shard in listed if shard.name in names), default=None)
     return PoolStatus(
         pool=pool.url,
-        generation=newest.generation if newest else -1,
-        shards=len(newest.shards) if newest else 0,
-        samples=samples,
-        bytes=Count.of(newest.shards).bytes if newest else 0,
-        buffer=Count(len(waiting), sum(s.samples for s in waiting), sum(s.bytes for s in waiting)),
-        generated_per_s=recent / WINDOW_S,
+        generation=newest.generation,
+        **reading._asdict(),
+        buffer=Count.of(waiting),
+        generated_per_s=sum(shard.samples for shard in listed if now - shard.mtime <= WINDOW_S) / WINDOW_S,
         served_per_s=sum(note.per_s for note in notes if now - note.updated <= WINDOW_S),
         served=served,
         waited_s=sum(note.waited_s for note in notes),
-        reuse=served / samples if samples else 0.0,
-        never_read=max(0.0, 1 - served / samples) if samples else None,
+        reuse=served / reading.samples if reading.samples else 0.0,
+        never_read=max(0.0, 1 - served / reading.samples) if reading.samples else None,
         oldest_age_s=None if oldest is None else max(0.0, now - oldest),
         window_s=WINDOW_S,
     )

@@ -6,7 +6,7 @@ import os
 
 from wlshard.pool.pool import Pool
 from wlshard.pool.seal import SealingTarget
-from wlshard.shards.writer import RollingWriter, TemplateTarget
+from wlshard.shards.writer import RollingWriter, Target, TemplateTarget
 
 
 class ShardWriter(RollingWriter):
@@ -30,16 +30,15 @@ class ShardWriter(RollingWriter):
         shard_bytes: int = 2**28,
         shard_seconds: float | None = None,
     ) -> None:
-        self._sealing: SealingTarget | None = None
-        plain: TemplateTarget | None = None
+        sink: Target
         if isinstance(target, Pool):
-            self._sealing = SealingTarget(target)
+            sink = SealingTarget(target)
         elif os.fspath(target).endswith(".tar"):
-            plain = TemplateTarget(os.fspath(target))
+            sink = TemplateTarget(os.fspath(target))
         else:
-            self._sealing = SealingTarget(Pool(target))
+            sink = SealingTarget(Pool(target))
         super().__init__(
-            plain or self._sealing,  # type: ignore[arg-type]
+            sink,
             shard_samples=shard_samples,
             shard_bytes=shard_bytes,
             shard_seconds=shard_seconds,
@@ -48,4 +47,4 @@ class ShardWriter(RollingWriter):
     @property
     def writer(self) -> str | None:
         """Under which id this process writes into a pool; None before its first sample, or without a pool."""
-        return self._sealing.writer if self._sealing else None
+        return self._target.writer if isinstance(self._target, SealingTarget) else None

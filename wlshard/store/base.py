@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Protocol, TypeAlias
 
 from wlshard.errors import UsageError
 
@@ -43,7 +43,7 @@ def check_name(name: str, url: str) -> None:
         raise UsageError(f"{name!r} is no name of an object: it must lie inside", url=url)
 
 
-class Reader(Protocol):
+class Reader(AbstractContextManager["Reader", None], Protocol):
     """The bytes of one open object, from `start` on. Reads block for data, end or error; closes twice."""
 
     @property
@@ -57,12 +57,6 @@ class Reader(Protocol):
 
     def close(self) -> None: ...
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
 
 def read_whole(reader: Reader) -> bytes:
     """Read a small object to its end."""
@@ -72,7 +66,7 @@ def read_whole(reader: Reader) -> bytes:
     return bytes(data)
 
 
-class Draft(Protocol):
+class Draft(AbstractContextManager["Draft", None], Protocol):
     """An object being written, invisible under its name until `publish`. Leaving the block discards it."""
 
     @property
@@ -99,12 +93,6 @@ class Draft(Protocol):
     def abandon(self) -> None:
         """Let go of the scratch and leave it lying, as a process that dies does, for `drafts` to list."""
         ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class Store(Protocol):

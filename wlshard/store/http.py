@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 
 from wlshard import clock
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError, WlshardError
-from wlshard.store.base import Buffer, Capabilities, Entry, object_url, read_whole
+from wlshard.store.base import Capabilities, Entry, object_url, read_whole
 
 TIMEOUT_S = 60.0  # of silence, not of a whole transfer
 _SAFE = "/%?&=:@+,;~!$'()*[]#"
@@ -140,26 +140,10 @@ class HttpStore:
             "a web server does not list: name the shards, as in x-{0000..0147}.tar", url=self.url
         )
 
-    def put(self, name: str, data: Buffer) -> NoReturn:
-        self._read_only(name)
-
-    def create(self, name: str, data: Buffer) -> NoReturn:
-        self._read_only(name)
-
-    def draft(self, name: str) -> NoReturn:
-        self._read_only(name)
-
-    def drop(self, name: str) -> NoReturn:
-        self._read_only(name)
-
-    def delete(self, name: str) -> NoReturn:
-        self._read_only(name)
-
-    def sync(self, folder: str) -> NoReturn:
-        self._read_only(folder)
-
-    def _read_only(self, name: str) -> NoReturn:
+    def _refuse(self, name: str, *_: object) -> NoReturn:
         raise AccessDenied("http(s) is for reading: write to a folder", url=object_url(self.url, name))
+
+    put = create = draft = drop = delete = sync = _refuse
 
 
 class _PastTheEnd(WlshardError):

@@ -13,26 +13,22 @@ from wlshard import clock
 from wlshard.errors import NotFound, StoreUnavailable, UsageError
 from wlshard.store.base import Buffer, Capabilities, Entry, check_name, object_url
 
+Object = tuple[bytes, float]  # data, mtime
+
 
 @dataclass(slots=True)
 class _Scratch:
-    data: bytearray
+    """What a draft wrote; `lock` is held while it is being written, or taken over."""
+
     mtime: float
-    held: bool = True
+    data: bytearray = field(default_factory=bytearray)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-@dataclass(slots=True)
-class _Space:
-    """All memory:// objects; `pid` is the one process that can see them."""
-
-    pid: int
-    objects: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-    scratch: dict[str, _Scratch] = field(default_factory=dict)
-
-
-_lock = threading.Lock()
-_space = _Space(os.getpid())
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+# All memory:// objects, by URL without the scheme. Threads share them: each step is one operation of a dict.
+_objects: dict[str, Object] = {}
+_scratch: dict[str, _Scratch] = {}
+_pid = os.getpid()  # the one process that can see them
 
 
 class MemoryReader:
@@ -50,7 +46,8 @@ class MemoryReader:
     def close(self) -> None:
         self._stream.close()
         if self._scratch is not None:
-            self._scratch.held = False
+            self._scratch.lock.release()
+            self._scratch = None
 
     def __enter__(self) -> Self:
         return self
@@ -75,54 +72,47 @@ class MemoryStore:
         return self._find(name)[0]
 
     def put(self, name: str, data: Buffer) -> None:
-        self._store(name, bytes(data), replace=True)
+        _objects[self._key(name)] = bytes(data), clock.now()
 
     def create(self, name: str, data: Buffer) -> bool:
-        return self._store(name, bytes(data), replace=False)
+        ours = bytes(data), clock.now()
+        return _objects.setdefault(self._key(name), ours) is ours
 
     def draft(self, name: str) -> MemoryDraft:
-        key = self._key(name)
-        scratch = _Scratch(bytearray(), clock.now())
-        with _lock:
-            if key in _mine().scratch:
-                advice = "its scratch is there already: choose a new name"
-                raise StoreUnavailable(advice, url=object_url(self.url, name))
-            _space.scratch[key] = scratch
-        return MemoryDraft(self, key, scratch)
+        ours = _Scratch(clock.now())
+        ours.lock.acquire()
+        if _scratch.setdefault(self._key(name), ours) is not ours:
+            advice = "its scratch is there already: choose a new name"
+            raise StoreUnavailable(advice, url=object_url(self.url, name))
+        return MemoryDraft(self, name, ours)
 
     def drafts(self, prefix: str = "") -> Iterator[Entry]:
-        full = self._root + prefix
-        with _lock:
-            found = [(key, each) for key, each in _mine().scratch.items() if key.startswith(full)]
-        for key, scratch in found:
-            if not scratch.held:
+        full = self._below(prefix)
+        for key, scratch in list(_scratch.items()):
+            if key.startswith(full) and not scratch.lock.locked():
                 yield Entry(key.removeprefix(self._root), len(scratch.data), scratch.mtime)
 
     def reopen(self, name: str) -> MemoryReader | None:
-        with _lock:
-            scratch = _mine().scratch.get(self._key(name))
-            if scratch is None or scratch.held:
-                return None
-            scratch.held = True
+        scratch = _scratch.get(self._key(name))
+        if scratch is None or not scratch.lock.acquire(blocking=False):
+            return None
         return MemoryReader(bytes(scratch.data), 0, scratch)
 
     def drop(self, name: str) -> None:
-        self._end(self._key(name))
+        _scratch.pop(self._key(name), None)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        full = self._root + prefix
-        with _lock:
-            found = [(key, *value) for key, value in _mine().objects.items() if key.startswith(full)]
-        for key, data, mtime in found:
-            yield Entry(key.removeprefix(self._root), len(data), mtime)
+        full = self._below(prefix)
+        for key, (data, mtime) in list(_objects.items()):
+            if key.startswith(full):
+                yield Entry(key.removeprefix(self._root), len(data), mtime)
 
     def stat(self, name: str) -> Entry:
         data, mtime = self._find(name)
         return Entry(name, len(data), mtime)
 
     def delete(self, name: str) -> None:
-        with _lock:
-            _mine().objects.pop(self._key(name), None)
+        _objects.pop(self._key(name), None)
 
     def sync(self, folder: str) -> None:
         pass
@@ -133,37 +123,31 @@ class MemoryStore:
     def path(self, name: str) -> None:
         return None
 
-    def _store(self, name: str, data: bytes, *, replace: bool) -> bool:
-        key = self._key(name)
-        with _lock:
-            if not replace and key in _mine().objects:
-                return False
-            _mine().objects[key] = data, clock.now()
-        return True
-
-    def _end(self, key: str) -> None:
-        with _lock:
-            _mine().scratch.pop(key, None)
-
-    def _find(self, name: str) -> tuple[bytes, float]:
-        key = self._key(name)
-        with _lock:
-            found = _mine().objects.get(key)
-        if found is None:
-            raise NotFound("does not exist: check the name", url=object_url(self.url, name))
-        return found
+    def _find(self, name: str) -> Object:
+        try:
+            return _objects[self._key(name)]
+        except KeyError:
+            raise NotFound("does not exist: check the name", url=object_url(self.url, name)) from None
 
     def _key(self, name: str) -> str:
         check_name(name, self.url)
-        return self._root + name
+        return self._below(name)
+
+    def _below(self, prefix: str) -> str:
+        if _pid != os.getpid():
+            advice = (
+                "memory:// lives in one process and this is another: use a folder (on /dev/shm, for speed)"
+            )
+            raise UsageError(advice, url=self.url)
+        return self._root + prefix
 
 
 class MemoryDraft:
     """An object being written."""
 
-    def __init__(self, store: MemoryStore, key: str, scratch: _Scratch) -> None:
+    def __init__(self, store: MemoryStore, name: str, scratch: _Scratch) -> None:
         self._store = store
-        self._key = key
+        self._name = name
         self._scratch: _Scratch | None = scratch
 
     @property
@@ -181,24 +165,27 @@ class MemoryDraft:
         self._open()
 
     def publish(self, name: str, *, replace: bool = False) -> bool:
-        if not self._store._store(name, bytes(self._open()), replace=replace):
+        data = self._open()
+        if replace:
+            self._store.put(name, data)
+        elif not self._store.create(name, data):
             return False
         self.discard()
         return True
 
     def discard(self) -> None:
         if self._scratch is not None:
-            self._scratch = None
-            self._store._end(self._key)
+            self._store.drop(self._name)
+            self.abandon()
 
     def abandon(self) -> None:
         if self._scratch is not None:
-            self._scratch.held = False
+            self._scratch.lock.release()
             self._scratch = None
 
     def _open(self) -> bytearray:
         if self._scratch is None:
-            raise UsageError("this draft is closed", url=object_url(self._store.url, self._key))
+            raise UsageError("this draft is closed", url=object_url(self._store.url, self._name))
         return self._scratch.data
 
     def __enter__(self) -> Self:
@@ -206,11 +193,3 @@ class MemoryDraft:
 
     def __exit__(self, *_: object) -> None:
         self.discard()
-
-
-def _mine() -> _Space:
-    if _space.pid != os.getpid():
-        raise UsageError(
-            "memory:// lives in one process and this is another: use a folder (on /dev/shm, for speed)"
-        )
-    return _space
