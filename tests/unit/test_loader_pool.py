@@ -140,7 +140,7 @@ def test_what_is_served_is_noted_in_the_pool(pool) -> None:
         list(loader)
         list(other)
         notes = pool.status().as_json()
-    assert sum(note.served for note in pool._accounting.served(1)) == 60 + 15
+    assert sum(note.served for note in pool.served(1)) == 60 + 15
     assert notes["reuse"] == pytest.approx(75 / 30)
 
 

@@ -491,9 +491,12 @@ def test_a_deleted_pool_is_not_found_and_nothing_is_made_in_its_place(tmp_path):
     assert opened.settings["keep"] == 2
     shutil.rmtree(tmp_path / "pool")
     for pool in (known, opened):
-        for call in (pool.rotate, lambda: pool.rotate(dry_run=True), pool.salvage, pool.require):  # noqa: B023
+        for call in (pool.rotate, pool.salvage, pool.require, pool.buffer, pool.status):
             with pytest.raises(NotFound, match="wl-gen"):
                 call()
+        with pytest.raises(NotFound, match="wl-gen"):
+            pool.rotate(dry_run=True)
+        assert pool.record_served("reader", 0, 1, 0.0) is False
     assert os.listdir(tmp_path) == []
 
 

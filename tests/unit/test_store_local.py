@@ -302,6 +302,24 @@ def test_a_file_system_without_locks_works_and_never_calls_scratch_abandoned(sto
     assert store.reopen("x") is None
 
 
+def test_scratch_is_taken_over_where_only_a_writable_file_can_be_locked(store, monkeypatch):
+    """As on NFS, see flock(2)."""
+    real = fcntl.flock
+
+    def strict(fd, how):
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", strict)
+    draft = store.draft("x")
+    draft.write([b"data"])
+    draft.abandon()
+    assert [entry.name for entry in store.drafts()] == ["x"]
+    with store.reopen("x") as reader:
+        assert reader.bytes == 4
+
+
 def test_listing_goes_on_past_links_to_nowhere(store, tmp_path):
     store.put("a", b"x")
     (tmp_path / "b").symlink_to(tmp_path / "nowhere")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from wlshard import clock
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError
-from wlshard.pool.names import LEASES
+from wlshard.pool.names import LEASES, SETTINGS
 from wlshard.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,9 @@ class Accounting:
         per_s = (served - had) / (now - began) if now > began else 0.0
         note = {"served": served, "waited_s": waited_s, "per_s": per_s}
         try:
+            self._store.stat(SETTINGS)  # or a folder that is no pool any more would be filled
             self._store.put(f"{_folder(generation)}{reader}.json", json.dumps(note).encode() + b"\n")
-        except AccessDenied as error:
+        except (AccessDenied, NotFound) as error:
             self._refused = True
             log.warning("what is served is not counted, this pool cannot be written by us: %s", error)
             return False

@@ -56,9 +56,7 @@ class Generations:
             except NotFound:
                 return self._newest
             if child.parent != self._newest.digest:
-                advice = (
-                    "it follows another generation than was here before: the pool was made anew; reopen it"
-                )
+                advice = "it follows a generation that was not here before: the pool was made anew, reopen it"
                 raise StoreUnavailable(advice, url=self._url(child.generation))
             self._newest = child
 
@@ -91,23 +89,24 @@ class Generations:
         if manifest.generation:
             self._store.sync(SHARDS)
             self._store.sync(GENERATIONS)
-        txn = self._create(manifest_name(manifest.generation), data, url)
+        txn = self._send(manifest, data, url)
         self._store.sync(GENERATIONS)
         if txn != manifest.txn:
             return None
         self._newest = parse_manifest(data, url)
         return self._newest
 
-    def _create(self, name: str, data: bytes, url: str) -> str:
+    def _send(self, manifest: Manifest, data: bytes, url: str) -> str:
         """Send the same bytes until the slot is known to be taken; give the txn id of who has it."""
-        ours = _txn(data, url)
+        name = manifest_name(manifest.generation)
+        advice = "the store refuses this manifest and yet has none: see whether its create-if-absent works"
+        failure = StoreUnavailable(advice, url=url)
         for attempt in range(TRIES):
             if attempt:
                 clock.sleep(PAUSE_S * 2 ** (attempt - 1))
-            failure: StoreUnavailable | None = None
             try:
                 if self._store.create(name, data):
-                    return ours
+                    return manifest.txn
             except StoreUnavailable as error:
                 failure = error
                 log.warning("no reply to a commit, looking whether it happened: %s", error)
@@ -117,10 +116,7 @@ class Generations:
                 continue  # it did not: the same bytes again
             except StoreUnavailable as error:
                 failure = error
-        raise failure or StoreUnavailable(
-            "the store refuses this manifest and yet has none: see whether its create-if-absent works",
-            url=url,
-        )
+        raise failure
 
 
 def _txn(data: bytes, url: str) -> str:

@@ -13,7 +13,7 @@ from wlshard import clock
 SHARDS = "shards"
 GENERATIONS = "generations"
 LEASES = "leases"
-FORMAT = "wlshard.json"
+SETTINGS = "wlshard.json"
 
 _WRITER = r"[0-9]{8}T[0-9]{6}-[A-Za-z0-9_]+-[0-9a-f]{16}"
 _SHARD = re.compile(rf"({_WRITER})-([0-9]{{6,12}})-([0-9]{{1,12}})-([0-9a-f]{{32}})\.tar")

@@ -13,8 +13,7 @@ from wlshard.pool.accounting import Accounting, Served
 from wlshard.pool.buffer import SealedShard, sealed_shards
 from wlshard.pool.generations import Generations
 from wlshard.pool.manifest import FORMAT, Manifest, parse_object
-from wlshard.pool.names import FORMAT as ROOT
-from wlshard.pool.names import SHARDS
+from wlshard.pool.names import SETTINGS, SHARDS
 from wlshard.pool.rotate import Rotation, rotate
 from wlshard.store.base import Store, object_url
 from wlshard.store.connect import connect
@@ -29,7 +28,8 @@ class Pool:
     """Sealed shards wait in the write buffer until `rotate` promotes them; readers see whole generations.
 
     Any number of processes may write, rotate and read one pool at once. Holds nothing open; every method
-    raises NotFound where there is no pool, AccessDenied and StoreUnavailable where the store does.
+    raises NotFound where there is no pool (`newest`, made to be polled, until it has seen a generation),
+    AccessDenied and StoreUnavailable where the store does.
     """
 
     def __init__(self, url: str | os.PathLike[str], *, store: Store | None = None) -> None:
@@ -42,7 +42,7 @@ class Pool:
     def settings(self) -> dict[str, Any]:
         """Read wlshard.json: format, pool id, keep, schema. NotFound: there is no pool here, or no more."""
         try:
-            return parse_object(self.store.read(ROOT), object_url(self.store.url, ROOT))
+            return parse_object(self.store.read(SETTINGS), object_url(self.store.url, SETTINGS))
         except NotFound as error:
             advice = "there is no pool here: wl-gen makes one, or wlshard.Pool(url).create()"
             raise NotFound(advice, url=self.url) from error
@@ -58,9 +58,9 @@ class Pool:
             )
         new = {"format": FORMAT, "pool": os.urandom(16).hex(), "keep": keep, "schema": None}
         data = json.dumps(new, indent=1).encode() + b"\n"
-        if self.store.create(ROOT, data):
+        if self.store.create(SETTINGS, data):
             # The second create of one name must fail, or two rotations at once could both commit.
-            if self.store.create(ROOT, data) or not self.store.can.create:
+            if self.store.create(SETTINGS, data) or not self.store.can.create:
                 log.warning("%s has no atomic create-if-absent: run one wl-rotate at a time", self.url)
             self.store.sync("")
         self._open()
@@ -69,7 +69,7 @@ class Pool:
     def exists(self) -> bool:
         """Tell whether a pool is here."""
         try:
-            self.store.stat(ROOT)
+            self.store.stat(SETTINGS)
         except NotFound:
             return False
         return True
@@ -117,6 +117,7 @@ class Pool:
 
         Lists the store: 20 ms for 1,000 local shards.
         """
+        self.require()
         newest = self.newest()
         return sorted(
             shard for shard in sealed_shards(self.store) if newest is None or not newest.covers(shard.parsed)
@@ -147,7 +148,7 @@ class Pool:
     def record_served(self, reader: str, generation: int, served: int, waited_s: float) -> bool:
         """Note how many samples of a generation a reader was given so far, and how long it waited for data.
 
-        False, and said once: this pool cannot be written by us.
+        False, and said once: this pool cannot be written by us, or is gone.
         """
         return self._accounting.record(reader, generation, served, waited_s)
 
@@ -155,6 +156,7 @@ class Pool:
         """Give the state of the pool: read pool, write buffer, rates, reuse, age. Lists the store."""
         from wlshard.pool.status import pool_status
 
+        self.require()
         return pool_status(self)
 
     def served(self, generation: int) -> list[Served]:

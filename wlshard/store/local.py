@@ -133,9 +133,9 @@ class LocalStore:
         return None if lock is None else LocalReader(lock.fd, object_url(self.url, name) + SCRATCH, lock)
 
     def _take(self, name: str) -> FileLock | None:
-        """Lock scratch. None: it is held, gone, not ours to read, or there are no locks to tell."""
-        try:
-            lock = FileLock(os.open(self.path(name) + SCRATCH, os.O_RDONLY | os.O_CLOEXEC))
+        """Lock scratch. None: it is held, gone, not ours to write, or there are no locks to tell."""
+        try:  # for writing, though it is only read: NFS locks no other file (flock(2))
+            lock = FileLock(os.open(self.path(name) + SCRATCH, os.O_RDWR | os.O_CLOEXEC))
         except OSError:
             return None
         if lock.acquire() and os.fstat(lock.fd).st_nlink:
