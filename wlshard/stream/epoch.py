@@ -24,6 +24,11 @@ from wlshard.stream.window import (
 )
 
 STREAM_BYTES = 2**20  # a block of the tar reader, which holds two, or two members if they are larger
+# What Python holds besides a sample's payloads: a dict, its key, a view for each of three fields.
+SAMPLE_OBJECTS_BYTES = 2**10
+INDEX_BYTES = 16  # of a sample: where it lies, and what tells a key that comes back
+INDEX_TEXT_BYTES = 128  # of a sample, while its shard's index is parsed: three members take about 100
+REST_BYTES = 2**21  # threads, codecs: 1.5 MiB seen beside the above
 DEPTH = 2  # windows read ahead, beyond the one that each lane holds
 
 
@@ -82,7 +87,7 @@ class Epoch:
         self.padded += self._padded
 
     def announced_bytes(self) -> int | None:
-        """Give the bytes held at most: what is read and not given, blocks read into, and a batch as bytes.
+        """Give the bytes held at most: samples read and not given, blocks read into, a batch, indexes.
 
         None where sizes are not known.
         """
@@ -93,7 +98,9 @@ class Epoch:
         if not self._streams():
             strips = -(-(shape.lanes or 1) // self.plan.world) * (shape.strips or 1)
             blocks = strips * 2 * self.data.read_bytes
-        return int((self.held_samples + shape.batch) * size + blocks)
+        samples = (self.held_samples + shape.batch) * (size + SAMPLE_OBJECTS_BYTES)
+        counts = self.data.counts or (0,)
+        return int(samples + blocks + INDEX_BYTES * sum(counts) + INDEX_TEXT_BYTES * max(counts)) + REST_BYTES
 
     def close(self) -> None:
         self._ahead.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 
 from wlshard.errors import TarError
 from wlshard.sample import split_name
@@ -119,19 +120,15 @@ def parse_index(data: bytes, url: str) -> Index:
     A sample ends where its last member does, so only that member's numbers are read: 1 µs a sample. Whoever
     reads a span finds out whether the rest of its line was right.
     """
-    lines = data.split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    head = lines[0].split() if lines else []
+    lines = BytesIO(data)  # one at a time: an index has as many as its shard has samples
+    head = lines.readline().split()
     if len(head) != 2 or head[0] not in _WIDTHS or not head[1].isdigit():
         raise _fault(url, 1, "not `v1.2 <samples>` or `v1.1 <samples>`")
     width, samples = _WIDTHS[head[0]], int(head[1])
-    if len(lines) != samples + 1:
-        raise _fault(url, len(lines), f"{samples} samples are announced, {len(lines) - 1} lines follow")
     starts = array("Q", bytes(8))
     end = 0
-    for number, line in enumerate(lines[1:], 2):
-        words = line.rsplit(b" ", width - 1)
+    for number, line in enumerate(lines, 2):
+        words = line.rstrip(b"\n").rsplit(b" ", width - 1)
         if len(words) != width or (line.count(b" ") + 1) % width:
             raise _fault(url, number, f"not {width} words for each member")
         offset, size = words[1], words[2]
@@ -143,7 +140,11 @@ def parse_index(data: bytes, url: str) -> Index:
         end = at + int(size)
         end += -end % BLOCK
         starts.append(end)
-    return Index(url, starts)
+    index = Index(url, starts)
+    if index.samples != samples:
+        advice = f"{samples} samples are announced, {index.samples} lines follow"
+        raise _fault(url, index.samples + 1, advice)
+    return index
 
 
 def _fault(url: str, line: int, message: str) -> TarError:
