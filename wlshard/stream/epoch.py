@@ -98,7 +98,8 @@ class Epoch:
         if not self._streams():
             strips = -(-(shape.lanes or 1) // self.plan.world) * (shape.strips or 1)
             blocks = strips * 2 * self.data.read_bytes
-        samples = (self.held_samples + shape.batch) * (size + SAMPLE_OBJECTS_BYTES)
+        # The batch twice: the one the consumer looks at while the next is made.
+        samples = (self.held_samples + 2 * shape.batch) * (size + SAMPLE_OBJECTS_BYTES)
         counts = self.data.counts or (0,)
         return int(samples + blocks + INDEX_BYTES * sum(counts) + INDEX_TEXT_BYTES * max(counts)) + REST_BYTES
 
