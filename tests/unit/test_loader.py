@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import logging
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -434,6 +436,33 @@ def test_an_abandoned_iterator_ends_its_thread() -> None:
     for _ in loader:
         break
     assert not any("wlshard" in thread.name for thread in threading.enumerate())
+
+
+def test_an_iterator_in_a_forked_process_is_an_error_not_a_hang_and_a_new_one_works() -> None:
+    code = """
+import os
+from wlshard import Loader, UsageError
+loader = Loader([{"n": i} for i in range(5000)], batch_size=2)
+iterator = iter(loader)
+next(iterator)
+child = os.fork()
+if child == 0:
+    try:
+        next(iterator)
+    except UsageError as error:
+        print(error.message, sum(1 for _ in loader), flush=True)
+else:
+    os.waitpid(child, 0)
+    print(1 + sum(1 for _ in iterator))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    told, rest = done.stdout.splitlines()
+    assert told.startswith("this process was forked")
+    assert told.endswith(" 2500")
+    assert rest == "2500"
 
 
 def test_stats_tell_what_came(tmp_path) -> None:

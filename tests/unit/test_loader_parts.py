@@ -213,6 +213,20 @@ def test_columns_stack_only_what_agrees() -> None:
     assert column([{"a": 1}]) == [{"a": 1}]
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [">f4", [("a", "u1"), ("b", ">f8")], np.dtype([("a", "u1"), ("b", "f8")], align=True), "M8[D]"],
+)
+def test_stacking_keeps_byte_order_and_padding(dtype) -> None:
+    dtype = np.dtype(dtype)
+    values = [np.zeros(3, dtype), np.ones(3, dtype)]
+    stacked = column(values)
+    assert (stacked.dtype, stacked.dtype.isalignedstruct) == (dtype, dtype.isalignedstruct)
+    assert (stacked[0] == values[0]).all()
+    assert (stacked[1] == values[1]).all()
+    assert column([value[0] for value in values]).shape == (2,)
+
+
 def test_tensors_stack_to_tensors() -> None:
     torch = pytest.importorskip("torch")
     assert column([torch.zeros(2), torch.ones(2)]).shape == (2, 2)

@@ -11,6 +11,7 @@ from loading import fill_pool, keys
 
 from wlshard import (
     AccessDenied,
+    CursorMismatch,
     Loader,
     LostLease,
     NotFound,
@@ -132,6 +133,29 @@ def test_a_shard_that_went_away_is_a_lost_lease(tmp_path) -> None:
         with pytest.raises(LostLease, match="generation 1") as caught:
             list(loader)
         assert caught.value.url.endswith(gone.name)
+
+
+def test_an_epoch_lost_before_its_first_batch_is_tried_again_with_the_newest_generation(tmp_path) -> None:
+    pool = fill_pool(str(tmp_path / "pool"), range(30))
+    with Loader(pool, batch_size=4, shuffle=24) as loader:
+        for shard in pool.newest().shards:
+            (Path(pool.url) / "shards" / shard.name).unlink()
+        with pytest.raises(LostLease):
+            next(iter(loader))
+        fill_pool(pool.url, range(100, 110))
+        assert sorted(flat(loader)) == [f"{number:06d}" for number in range(100, 110)]
+        assert loader.stats()["epoch"] == 1
+
+
+def test_a_cursor_of_another_generation_than_the_one_named_is_a_mismatch(pool) -> None:
+    with Loader(pool.url + "@1", batch_size=4) as loader:
+        next(iter(loader))
+        state = loader.state_dict()
+    fill_pool(pool.url, range(100, 110))
+    with Loader(pool.url + "@2", batch_size=4) as loader:
+        loader.load_state_dict(state)
+        with pytest.raises(CursorMismatch, match="generation=1, here it is 2"):
+            next(iter(loader))
 
 
 def test_what_is_served_is_noted_in_the_pool(pool) -> None:

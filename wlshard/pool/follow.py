@@ -30,11 +30,11 @@ class Follower:
         self._note = (-1, 0, 0.0)  # generation, served, waited_s
 
     def choose(self, generation: int | None = None) -> Manifest:
-        """Give this generation, or the one named, or else the newest, waited for while it is empty.
+        """Give the generation named, or else this one, or else the newest, waited for while it is empty.
 
         Errors: NotFound for a generation or a pool that is not there; PoolStarved.
         """
-        number = self._named if generation is None else generation
+        number = generation if self._named is None else self._named
         return wait_for_samples(self.pool, self._timeout_s) if number is None else self.pool.manifest(number)
 
     def urls(self, manifest: Manifest) -> list[str]:

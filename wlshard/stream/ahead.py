@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -39,11 +40,17 @@ class ReadAhead(Generic[T]):
         self._ended = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._process = 0  # that the thread lives in: a fork leaves it behind, with any lock it holds
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> T:
+        if self._forked():
+            raise UsageError(
+                "this process was forked while an iterator of the loader was in use: begin a new one in it, "
+                "or make a loader in each process"
+            )
         if not self._ready:
             self._wait()
         if self._ready:
@@ -62,6 +69,8 @@ class ReadAhead(Generic[T]):
                 self._state.notify_all()
 
     def close(self) -> None:
+        if self._forked():
+            return
         with self._state:
             self._closed = True
             self._state.notify_all()
@@ -72,6 +81,7 @@ class ReadAhead(Generic[T]):
     def _wait(self) -> None:
         if self._thread is None and not self._closed:
             self._thread = threading.Thread(target=self._read, name="wlshard read-ahead", daemon=True)
+            self._process = os.getpid()
             self._thread.start()
         began, tell = clock.monotonic(), TELL_S
         with self._state:
@@ -84,6 +94,9 @@ class ReadAhead(Generic[T]):
             self._hungry = False
         self._check_open()
         self.waited_s += clock.monotonic() - began
+
+    def _forked(self) -> bool:
+        return self._thread is not None and self._process != os.getpid()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -39,7 +39,7 @@ def column(values: list[Any]) -> Any:
     kind = kinds.pop()
     if kind is np.ndarray or issubclass(kind, np.generic):
         alike = len({(value.shape, value.dtype) for value in values}) == 1
-        return np.stack(values) if alike and not values[0].dtype.hasobject else values
+        return _stacked(values) if alike and not values[0].dtype.hasobject else values
     if kind is int:
         fits = all(-(2**63) <= value < 2**63 for value in values)
         return np.array(values, dtype=np.int64) if fits else values
@@ -49,6 +49,12 @@ def column(values: list[Any]) -> Any:
     if torch is not None and issubclass(kind, torch.Tensor):
         return torch.stack(values) if len({(v.shape, v.dtype) for v in values}) == 1 else values
     return values
+
+
+def _stacked(values: list[Any]) -> Any:
+    # Into an array of our own: np.stack would give native byte order, and structures without their padding.
+    out = np.empty((len(values), *values[0].shape), values[0].dtype)
+    return np.stack(values, out=out, casting="no")
 
 
 def collator(make: Collate | None, after: BatchTransform) -> Collate:

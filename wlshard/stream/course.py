@@ -125,8 +125,7 @@ class Course:
         """Stand at the beginning of the epoch after this one."""
         self.stop()
         self._at = replace(self._at, epoch=self._at.epoch + 1, next_batch=0)
-        if self.feed.moves:
-            self._at = replace(self._at, generation=None, digest=None)
+        self._choose_anew()
 
     def stop(self) -> None:
         """End reading; the point reached stays."""
@@ -137,6 +136,12 @@ class Course:
             self._padded += epoch.padded
             self._waited_s += epoch.waited_s
             self.note()
+            self._choose_anew()
+
+    def _choose_anew(self) -> None:
+        # Before its first batch an epoch is not bound to a generation, which may be gone.
+        if self.feed.moves and not self._at.next_batch:
+            self._at = replace(self._at, generation=None, digest=None)
 
     def close(self) -> None:
         """End reading and let go of the data."""
