@@ -85,6 +85,23 @@ def test_a_pool_and_a_folder_are_sources(shards: list[Path], tmp_path: Path) -> 
     assert got(f"{tmp_path}/pool@1", "cls") == b"8"
 
 
+def test_select_finds_the_first_sample_of_which_it_is_true(shards: list[Path]) -> None:
+    everything = f"{shards[0].parent}/x-*.tar"
+    assert got(everything, "raw.bin", "-S", '_["cls"] > 2') == b"\x03\x00\x0a\xff"
+    assert got(everything, "cls", 4, "-S", "_.cls > 2") == b"4"
+    assert got("-", "cls", "--select", "_.cls == 1", stdin=shards[0].read_bytes()) == b"1"
+    done = cat(everything, "cls", "-S", "_.cls == 7")
+    assert (done.returncode, done.stdout) == (10, b"")
+    assert b"-S" in done.stderr
+
+
+def test_shuffle_draws_a_sample(shards: list[Path]) -> None:
+    everything = f"{shards[0].parent}/x-*.tar"
+    drawn = [got(everything, "cls", n, "--shuffle", 3, "--seed", 1) for n in range(5)]
+    assert sorted(drawn) == [b"0", b"1", b"2", b"3", b"4"]
+    assert cat(everything, "cls", 5, "--shuffle", 3).returncode == 10
+
+
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [

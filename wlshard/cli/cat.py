@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from wlshard.cli.entry import command
-from wlshard.errors import NotFound, WlshardError, printable
+from wlshard.cli.options import seed_option, select_option, shuffle_option
+from wlshard.errors import NotFound, printable
 
 if TYPE_CHECKING:
     from wlshard.sample import Sample
@@ -20,20 +21,31 @@ if TYPE_CHECKING:
     example="""
     wl-cat 'photos-{000000..000003}.tar' jpg 17 > photo.jpg
     wl-cat train.tar 'png;jpg' | display -
+    wl-cat train.tar jpg -S '_["cls"] == 3' --shuffle 100 > some-three.jpg
     curl -s http://host/train.tar | wl-cat - __key__
     """,
 )
 @click.argument("url")
 @click.argument("field")
 @click.argument("skip", type=click.IntRange(min=0), default=0)
-def main(url: str, field: str, skip: int) -> None:
+@select_option
+@shuffle_option
+@seed_option
+def main(
+    url: str, field: str, skip: int, select: str | None, shuffle: int, seed: int | None
+) -> None:  # fmt: skip
     """Write one FIELD of the sample after SKIP others (default 0: the first) to stdout, byte for byte.
 
     URL: shards in any form (x-{0000..0147}.tar, x-@000148.tar, a.tar::b.tar, a glob, a folder, a wids JSON
     index), a pool (POOL, POOL@n), or - for stdin. FIELD may name alternatives, 'png;jpg': the first that is
     there. __key__ and __url__ are fields, too. With an index beside the shard only that sample is read.
+    With -S, the first sample after SKIP others of which EXPR is true.
     """
-    sample = _sample(_shards(url), skip, url)
+    shards = _shards(url)
+    if select is None and not shuffle:
+        sample = _sample(shards, skip, url)
+    else:
+        sample = _looked_for(shards, skip, select, shuffle, seed, url)
     names = [name if name.startswith("__") else name.lower() for name in field.split(";")]
     for name in names:
         if name in sample:
@@ -49,24 +61,31 @@ def _shards(url: str) -> list[str]:
     # A file is found without the rooms that know of pools: it would cost as much time as all the rest.
     if url == "-" or (os.path.isfile(url) and not url.endswith(".json")):
         return [url]
-    from wlshard.pool.source import resolve
+    from wlshard.pool.source import shards_of
 
-    found = resolve(url)
-    if found.pool is None:
-        return found.urls
-    shards = found.pool.shards(found.generation)
-    if not shards:
-        raise NotFound("this generation holds no samples yet: run wl-rotate, or wait for one", url=url)
-    return shards
+    return shards_of(url)
+
+
+def _looked_for(
+    shards: list[str], skip: int, select: str | None, shuffle: int, seed: int | None, source: str
+) -> Sample:
+    from wlshard.jobs.look import look
+    from wlshard.stream.lazy import stored_fields
+
+    found = look(shards, skip=skip, select=select, shuffle_samples=shuffle, seed=seed)
+    for _, sample in found:
+        return stored_fields(sample)
+    raise NotFound(f"no sample after {skip} others" + (" of which -S is true" if select else ""), url=source)
 
 
 def _sample(shards: list[str], skip: int, source: str) -> Sample:
     """Find the sample after `skip` others: by the index of a shard where it has one."""
     from wlshard.shards.reader import read_samples
+    from wlshard.shards.sought import has_index
 
     left = skip
     for shard in shards:
-        if left and _has_index(shard):
+        if left and has_index(shard):
             from wlshard.shards.access import ShardAccess
 
             with ShardAccess(shard) as access:
@@ -81,20 +100,6 @@ def _sample(shards: list[str], skip: int, source: str) -> Sample:
                 return sample
             left -= 1
     raise NotFound(f"no sample {skip}, counted from 0: there are {skip - left}", url=source)
-
-
-def _has_index(shard: str) -> bool:
-    if shard == "-":
-        return False
-    from wlshard.store.connect import locate
-    from wlshard.tar.index import index_name
-
-    store, name = locate(shard)
-    try:
-        store.stat(index_name(name))
-    except WlshardError:  # not there, or not to be asked for: reading on finds the sample, too
-        return False
-    return True
 
 
 if __name__ == "__main__":

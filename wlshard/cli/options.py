@@ -61,8 +61,23 @@ json_option = click.option(
 parallel_option = click.option(
     "-P", "-p", "--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."
 )
+select_option = click.option(
+    "-S", "--select", metavar="EXPR",
+    help="Only samples of which EXPR is true: Python, run as it stands, the sample being _, as in "
+         """'_["cls"] == 3'; fields decode when touched.""",
+)  # fmt: skip
+skip_option = click.option(
+    "-s", "--skip", type=click.IntRange(min=0), default=0, show_default=True,
+    help="Pass over so many samples first, before -S is asked.",
+)  # fmt: skip
+shuffle_option = click.option(
+    "--shuffle", type=click.IntRange(min=0), default=0, metavar="SAMPLES",
+    help="Mix the order of the shards, and of so many samples, which are held in memory.",
+)  # fmt: skip
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0)
+seed_option = click.option("--seed", type=SEED, help="Of --shuffle: the same seed, the same order.  [fresh]")
+force_option = click.option("--force", is_flag=True, help="Replace what is there already.")
 
 _GENERATOR_OPTIONS = [
     parallel_option,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from wlshard.errors import NotFound
 from wlshard.pool.pool import Pool
 from wlshard.shards.expand import expand
 
@@ -40,3 +41,14 @@ def resolve(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | 
         if found and (pool := Pool(found[1])).exists():
             return Resolved(pool, pool.manifest(int(found[2])).generation)
     return Resolved(urls=expand(source))
+
+
+def shards_of(source: str) -> list[str]:
+    """List the shards that a source names, those of a pool's generation too. NotFound: it has none yet."""
+    found = resolve(source)
+    if found.pool is None:
+        return found.urls
+    shards = found.pool.shards(found.generation)
+    if not shards:
+        raise NotFound("this generation holds no samples yet: run wl-rotate, or wait for one", url=source)
+    return shards

@@ -1,0 +1,93 @@
+"""Samples that decode when touched, and know what was changed."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from wlshard.codecs import encode
+from wlshard.errors import CodecError
+from wlshard.stream.lazy import LazySample, as_stored, changed_fields, stored_fields
+
+
+@pytest.fixture
+def stored() -> dict[str, object]:
+    return {
+        "__key__": "a",
+        "__url__": "x.tar",
+        "cls": memoryview(b"3"),
+        "json": b'{"n": [1, 2]}',
+        "left.npy": memoryview(bytes(encode("npy", np.array([1.0, np.nan])))),
+        "png": bytes(encode("png", np.zeros((2, 3, 3), np.uint8))),
+        "npz": bytes(encode("npz", {"a": np.arange(3)})),
+    }
+
+
+def test_a_field_decodes_when_touched_and_not_before(stored: dict[str, object]) -> None:
+    sample = LazySample({**stored, "bad.json": b"{"})
+    assert "bad.json" in sample
+    assert len(sample) == 8
+    assert list(sample)[:3] == ["__key__", "__url__", "cls"]
+    assert sample["cls"] == sample.cls == 3
+    assert sample["png"].shape == (2, 3, 3)
+    assert sample.__key__ == "a"
+    with pytest.raises(CodecError) as caught:
+        sample["bad.json"]
+    assert (caught.value.key, caught.value.url, caught.value.member) == ("a", "x.tar", "a.bad.json")
+
+
+def test_what_is_only_looked_at_is_not_changed(stored: dict[str, object]) -> None:
+    sample = LazySample(stored)
+    assert all(value is not None for value in sample.values())
+    sample["cls"] = 3
+    assert changed_fields(sample) == set()
+    assert all(as_stored(sample)[name] is data for name, data in stored.items())
+
+
+def test_set_added_deleted_and_changed_in_place(stored: dict[str, object]) -> None:
+    sample = LazySample(stored)
+    sample["cls"] -= 1
+    sample.json["n"].append(3)
+    sample["left.npy"][0] = 2
+    sample["npz"]["a"][1] = 7
+    sample.png += 1
+    sample["txt"] = "new"
+    assert changed_fields(sample) == {"cls", "json", "left.npy", "npz", "png", "txt"}
+    del sample["png"]
+    assert "png" not in sample
+    with pytest.raises(KeyError):
+        sample["png"]
+    written = as_stored(sample)
+    assert (written["cls"], written["json"], written["txt"]) == (2, {"n": [1, 2, 3]}, "new")
+    assert written["__key__"] == "a"
+    assert stored_fields(sample)["cls"] == b"3"
+    assert "png" in stored
+    assert "txt" not in stored
+    sample["png"] = b"new"
+    assert as_stored(sample)["png"] == b"new"
+
+
+def test_a_dtype_or_a_type_that_changes_is_a_change(stored: dict[str, object]) -> None:
+    sample = LazySample(stored)
+    sample["left.npy"] = sample["left.npy"].astype(">f8")
+    sample["cls"] = 3.0
+    assert changed_fields(sample) == {"left.npy", "cls"}
+
+
+def test_a_dict_of_it_a_copy_and_a_missing_field(stored: dict[str, object]) -> None:
+    sample = LazySample(stored)
+    assert dict(sample, cls=4)["cls"] == {**sample, "cls": 4}["cls"] == 4
+    twin = sample.copy()
+    twin["cls"] = 9
+    assert (sample["cls"], copy.copy(sample)["cls"], twin["cls"]) == (3, 3, 9)
+    assert sample.get("jpg") is None
+    with pytest.raises(KeyError, match=r"there are: cls json left\.npy"):
+        sample["jpg"]
+    with pytest.raises(AttributeError):
+        _ = sample.jpg
+
+
+def test_images_as_asked(stored: dict[str, object]) -> None:
+    assert LazySample(stored, "gray")["png"].dtype == np.float32

@@ -1,0 +1,63 @@
+"""wl-extract: fields of samples as lines of text."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from wlshard.cli.entry import command
+from wlshard.cli.options import json_option, seed_option, select_option, shuffle_option, skip_option
+
+
+@command(
+    "wl-extract",
+    example="""
+    wl-extract -f '__key__ cls' 'train-{0000..0147}.tar' | sort -k2 -n
+    wl-extract -f '__key__ json' -F json -c 10 train.tar | jq .
+    wl-extract -P '_["size"] = len(_["txt"])' -f '__key__ size' -S '_["cls"] > 5' train.tar
+    """,
+)
+@click.argument("url")
+@click.option("-f", "--fields", default="__key__", show_default=True,
+              help="What to write; 'png;jpg' is the first that is there.")  # fmt: skip
+@click.option("-F", "--format", "form", type=click.Choice(["tsv", "json"]), help="[default: tsv]")
+@select_option
+@click.option("-P", "--proc", metavar="CODE",
+              help="Python statements, run as they stand on each selected sample, which is _.")  # fmt: skip
+@click.option("-c", "--count", type=click.IntRange(min=0), metavar="N", help="At most so many lines.  [all]")
+@skip_option
+@shuffle_option
+@seed_option
+@click.option("-d", "--decode", default="rgb8", show_default=True, metavar="IMAGES",
+              help="How images are decoded: rgb8, rgb, gray8, gray, stored …")  # fmt: skip
+@json_option
+def main(
+    url: str, fields: str, form: str | None, select: str | None, proc: str | None, count: int | None,
+    skip: int, shuffle: int, seed: int | None, decode: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Write one line a sample to stdout: the values of its fields, decoded.
+
+    tsv: columns between tabs; tab, newline, backslash and control characters in values are escaped: \\t, \\n,
+    \\\\, \\x1b. json (--json says it too): one object a line. Dicts, lists and arrays are JSON in both, bytes
+    base64, NaN and infinities null. A field that a sample lacks is empty, or null; one that no sample has is
+    an error (10).
+
+    URL: shards in any form, a pool (POOL, POOL@n) or - for stdin.
+    """
+    from wlshard.jobs.extract import extract
+    from wlshard.jobs.look import look
+    from wlshard.pool.source import shards_of
+
+    found = look(
+        shards_of(url), skip=skip, count_samples=count, select=select, shuffle_samples=shuffle, seed=seed,
+        images=decode,
+    )  # fmt: skip
+    write = sys.stdout.buffer.write
+    for line in extract(found, fields, form="json" if form == "json" or (as_json and not form) else "tsv",
+                        proc=proc):  # fmt: skip
+        write(line.encode("utf-8", "surrogateescape") + b"\n")
+
+
+if __name__ == "__main__":
+    main()

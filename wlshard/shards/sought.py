@@ -1,0 +1,47 @@
+"""The samples of many shards from one on, by their indexes where they have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from wlshard.errors import WlshardError
+from wlshard.sample import Sample
+from wlshard.shards.access import ShardAccess
+from wlshard.shards.reader import read_samples
+from wlshard.store.connect import locate
+from wlshard.tar.index import index_name
+
+
+def samples_from(shards: Sequence[str], first: int) -> Iterator[Sample]:
+    """Yield the samples of these shards, one after the other, from number `first` (counted from 0) on.
+
+    What an index beside a shard lets pass is not read; other shards are read, from their start. Streams, as
+    `read_samples`.
+    """
+    left = first
+    for shard in shards:
+        if left and has_index(shard):
+            with ShardAccess(shard) as access:
+                count = access.samples if access.seekable else None
+                if count is not None:
+                    if left < count:
+                        yield from access.stream(left)
+                    left = max(0, left - count)
+                    continue
+        for sample in read_samples(shard):
+            if left:
+                left -= 1
+            else:
+                yield sample
+
+
+def has_index(shard: str) -> bool:
+    """Tell whether an index lies beside a shard."""
+    if shard == "-":
+        return False
+    store, name = locate(shard)
+    try:
+        store.stat(index_name(name))
+    except WlshardError:  # not there, or not to be asked for: reading on finds the sample, too
+        return False
+    return True

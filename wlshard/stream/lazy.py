@@ -1,0 +1,145 @@
+"""A sample whose fields decode when they are touched, and are known to be changed or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any, Self
+
+from wlshard.codecs import decoder
+from wlshard.errors import CodecError, printable
+from wlshard.sample import KEY, URL, Sample, fields_of
+
+_OWN = ("_stored", "_values", "_images")
+_FIXED = (str, bytes, int, float, type(None))  # values that nobody can change in place
+
+
+class LazySample(MutableMapping[str, Any]):
+    """What user code gets as `_`: a dict of fields, `__key__` and `__url__`.
+
+    `_["left.png"]` decodes the field at its first touch and keeps the value, which is the user's to change,
+    in place too; `_.cls` is the same as `_["cls"]` for names that Python allows. `in`, `len` and a loop over
+    the names decode nothing. images: as for `codecs.decoder`. CodecError names key, member and url.
+    """
+
+    __slots__ = _OWN
+
+    def __init__(self, sample: Sample, images: bool | str = True) -> None:
+        self._stored = sample
+        self._values: dict[str, Any] = {}
+        self._images = images
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._values:
+            return self._values[name]
+        if name not in self._stored:
+            there = " ".join(printable(field) for field in fields_of(dict.fromkeys(self)))
+            raise KeyError(f"no field {name!r}; there are: {there}")
+        value = self._values[name] = _own(_decode(self._stored, name, self._images))
+        return value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._values[name] = value
+        if name not in self._stored:
+            self._stored = {**self._stored, name: _ABSENT}
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self._stored:
+            raise KeyError(name)
+        self._values.pop(name, None)
+        self._stored = {kept: data for kept, data in self._stored.items() if kept != name}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._stored))
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OWN or name not in self._stored:
+            raise AttributeError(name)
+        return self[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN:
+            object.__setattr__(self, name, value)
+        else:
+            self[name] = value
+
+    def __repr__(self) -> str:
+        return f"LazySample({', '.join(map(repr, self))})"
+
+    def copy(self) -> Self:
+        """Give a sample of its own with the same fields; values touched so far are shared, as in a dict."""
+        twin = type(self)(dict(self._stored), self._images)
+        twin._values.update(self._values)
+        return twin
+
+
+_ABSENT = object()  # stands in `_stored` for a field that the user added
+
+
+# Functions, not methods: every name that a method takes is one that `_.name` cannot reach.
+def changed_fields(sample: LazySample) -> set[str]:
+    """Name the fields that were added or differ from what is stored.
+
+    A value that can be changed in place (an image, what JSON held) is compared with the field decoded anew.
+    """
+    return {
+        name
+        for name, value in sample._values.items()
+        if (data := sample._stored[name]) is not value
+        and (data is _ABSENT or not _same(value, _decode(sample._stored, name, sample._images)))
+    }
+
+
+def as_stored(sample: LazySample) -> Sample:
+    """Give the sample to be written: fields as they were stored, bytes and views, but for changed ones."""
+    changed = changed_fields(sample)
+    return {name: sample._values[name] if name in changed else sample._stored[name] for name in sample}
+
+
+def stored_fields(sample: LazySample) -> Sample:
+    """Give the fields as they are stored, undecoded, whatever was touched; those that were added, as set."""
+    return {name: sample._values[name] if data is _ABSENT else data for name, data in sample._stored.items()}
+
+
+def _decode(stored: Sample, name: str, images: bool | str) -> Any:
+    data = stored[name]
+    if name.startswith("__") or not isinstance(data, memoryview | bytes | bytearray):
+        return data
+    try:
+        return decoder(name, images)(data)
+    except CodecError as error:
+        error.key, error.url = stored.get(KEY), stored.get(URL)
+        error.member = f"{error.key}.{name}"
+        raise
+
+
+def _own(value: Any) -> Any:
+    """Give arrays that are views of the shard's bytes, and so read-only, as arrays of their own."""
+    if isinstance(value, list):
+        return [_own(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _own(one) for name, one in value.items()}
+    flags = getattr(value, "flags", None)
+    return value.copy() if flags is not None and not flags.writeable else value
+
+
+def _same(value: Any, other: Any) -> bool:
+    if type(value) is not type(other):
+        return False
+    if isinstance(value, _FIXED):
+        return bool(value == other) or (value != value and other != other)  # NaN is itself
+    if isinstance(value, dict):
+        return value.keys() == other.keys() and all(_same(value[name], other[name]) for name in value)
+    if isinstance(value, list | tuple):
+        return len(value) == len(other) and all(map(_same, value, other))
+    if hasattr(value, "dtype") and hasattr(value, "tobytes"):
+        # bytes, not ==: what would be stored is what counts
+        if value.dtype != other.dtype or value.shape != other.shape:
+            return False
+        return bool(value.tobytes() == other.tobytes())
+    return bool(value == other)
