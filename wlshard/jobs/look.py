@@ -30,8 +30,8 @@ def look(
 
     skip: samples passed over before any is selected, by index where one is beside the shard. select: Python
     that is true of the samples wanted. shuffle_samples: mix over so many, which are held, and the order of
-    the shards; numbers are then of the mixed order. seed: of that, fresh if None. UsageError, UserCodeError, and
-    what reading raises.
+    the shards; numbers are then of the mixed order. seed: of that, fresh if None. UsageError, UserCodeError,
+    and what reading raises.
     """
     wanted = None if select is None else Expression(select, "-S")
     if count_samples == 0:

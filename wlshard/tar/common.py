@@ -17,6 +17,7 @@ _ENDLESS = 1 << 62  # no block holds a member of this size
 # bytes as the finding says; what follows is anything: cutting it here would cost a fifth of the time.
 RawMember = tuple[bytes, int, int, int, Payload]
 NAME_BYTES = 100
+_HANDED_OUT = 1 << 10  # members in one list, which is memory
 
 
 class _Sums(dict[bytes, int]):
@@ -80,6 +81,43 @@ def take_common(feed: Feed, like: Likeness, copy: bool, members: list[RawMember]
                 break
             append((prefix + header if prefix else header, base + begin, base + data, size, cut[data:end]))
             begin = pos
+        elif block[pos + 156 : pos + 157] == b"x" and (passed := _harmless(feed, like, header, pos)):
+            pos += passed
+        else:
+            break
+    feed.pos = begin
+
+
+def hop_common(feed: Feed, like: Likeness, members: list[RawMember], max_member_bytes: int) -> None:
+    """Take common members as `take_common` does, without payloads, going on behind those outside the block.
+
+    Stops before any other member, before one that ends outside the tar, and after 1,024 of them.
+    """
+    tail, tail_sum, prefix = like.tail, like.tail_sum, like.prefix
+    total = feed.source.bytes or 0
+    jumps = feed.jumps and total > 0
+    sums, sizes, append = _sums, _sizes, members.append
+    block, base, filled = feed.block, feed.base, feed.filled
+    begin = pos = feed.pos
+    while len(members) < _HANDED_OUT:
+        data = pos + 512
+        if data > filled:
+            at, feed.pos = base + pos, begin
+            if not feed.have(data - begin):
+                return
+            block, base, filled, begin = feed.block, feed.base, feed.filled, feed.pos
+            pos, data = at - base, at - base + 512
+        header = block[pos : pos + 156]
+        if block[pos + 156 : data] == tail and adler32(header) & 0xFFFF == sums[header[148:]] - tail_sum:
+            size = sizes[header[124:136]]
+            pos = data + size + (-size & 511)
+            if pos > filled and (not jumps or base + pos > total or size > max_member_bytes):
+                break
+            append((prefix + header if prefix else header, base + begin, base + data, size, b""))
+            begin = pos
+            if pos > filled:
+                feed.jump(base + pos)
+                base, filled, begin, pos = feed.base, 0, 0, 0
         elif block[pos + 156 : pos + 157] == b"x" and (passed := _harmless(feed, like, header, pos)):
             pos += passed
         else:

@@ -11,6 +11,8 @@ from wlshard.tar.blocks import BLOCK_BYTES, PAGE_BYTES, Blocks, blocks_of_this_t
 from wlshard.tar.rare import HEADER_BYTES
 
 CUT = "the tar is cut inside a member: fetch or write it again"
+HOP_BYTES = 1 << 12  # read behind a far jump: most samples have their small fields in it, and the next header
+FAR_BYTES = 1 << 14  # payloads as large as this are about what the next sample will have, too
 JUMP_BYTES = 1 << 17  # less is read through: about what a seek costs
 
 
@@ -50,7 +52,8 @@ class Feed:
         self.over = False
         self._blocks = blocks_of_this_thread() if blocks is None else blocks
         self.block_bytes = block_bytes
-        self._seek = seek
+        self._seek, self.jumps = seek, seek is not None
+        self._hop = False  # behind a far jump: what is read next is a header or two, and then another jump
         self._ended = False  # the source has given fewer bytes than asked
         self._asked = False  # and has been asked why
 
@@ -107,6 +110,9 @@ class Feed:
         self.base += self.pos
         self.block, self.view, self.pos, self.filled = block, whole.toreadonly(), 0, carry
         try:
+            if self._hop and need <= HOP_BYTES < wanted:
+                wanted = HOP_BYTES
+            self._hop = False
             got = self.source.readinto(whole[carry:wanted])
         except TarError:  # a compressed source is damaged here: there is no more
             self._ended = self.over = True
@@ -114,11 +120,17 @@ class Feed:
         self.filled += got
         self._ended = got < wanted - carry
 
+    def jump(self, offset: int) -> None:
+        """Go to this offset of the tar without reading what lies before it; `jumps` says whether it can."""
+        assert self._seek is not None
+        self._seek(offset)
+        self._hop = offset - self.base - self.filled >= FAR_BYTES
+        self.base, self.pos, self.filled, self._ended = offset, 0, 0, False
+
     def skip(self, offset: int) -> None:
         """Go to this offset of the tar, which may lie behind the block."""
-        if self._seek is not None and offset - self.base - self.filled > JUMP_BYTES:
-            self._seek(offset)
-            self.base, self.pos, self.filled, self._ended = offset, 0, 0, False
+        if self.jumps and offset - self.base - self.filled > JUMP_BYTES:
+            self.jump(offset)
         while offset - self.base > self.filled:
             self.pos = self.filled
             if not self.have(1):

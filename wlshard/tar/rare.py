@@ -30,6 +30,7 @@ PASSED_OVER = {
 }
 
 Payload: TypeAlias = memoryview | bytes
+ELSEWHERE = b"elsewhere"  # for a payload that was not asked for, and is not in one piece behind its header
 Spans: TypeAlias = list[tuple[int, int]]  # (offset in the file, bytes stored), ascending
 Pax: TypeAlias = list[tuple[bytes, bytes]]
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from wlshard.errors import TarError
 from wlshard.tar import rare
-from wlshard.tar.common import Likeness, RawMember, take_common
+from wlshard.tar.common import Likeness, RawMember, hop_common, take_common
 from wlshard.tar.feed import CUT, Feed
 from wlshard.tar.rare import HEADER_BYTES, Payload
 
@@ -51,7 +51,11 @@ class Tape:
     def common(self, members: list[RawMember]) -> None:
         """Take the members in memory that are like the last one."""
         plain = self.announced is None and not self.ending and not self.standing
-        if plain and self.max_member_bytes >= self.feed.block_bytes:
+        if not plain:
+            return
+        if not self.payloads:
+            hop_common(self.feed, self.like, members, self.max_member_bytes)
+        elif self.max_member_bytes >= self.feed.block_bytes:
             take_common(self.feed, self.like, self.copy, members)
 
     def uncommon(self, members: list[RawMember]) -> bool:
@@ -136,12 +140,13 @@ class Tape:
                 raise TarError("it goes on in another volume: join the volumes of this tar first")
             if kind == rare.LINK:
                 data, payload = feed.at, self.linked(header.link)
-                size = len(payload)
+                size = len(payload) if self.payloads else 0
             else:
                 real, spans = self.sparse(block) if kind == rare.SPARSE else extensions.sparse()
                 data = feed.at
                 payload = self.payload(size, real, spans, extensions.map_leads)
-                size = size if real is None else real
+                if real is not None:
+                    size, payload = real, payload if self.payloads else rare.ELSEWHERE
         except TarError as error:
             error.member = header.name.decode("utf-8", "surrogateescape")
             raise
@@ -161,7 +166,7 @@ class Tape:
     def linked(self, target: bytes) -> Payload:
         """Give what a hard link stands for."""
         if not self.payloads:
-            return b""
+            return rare.ELSEWHERE
         if self.links is None:
             raise TarError(
                 "a hard link in a stream, whose target is gone by: read the tar from a local file, "

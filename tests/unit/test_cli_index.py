@@ -1,0 +1,154 @@
+"""wl-index, as a shell sees it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tars import END, gnu_tar, made_by_tarfile, member, pax
+
+from wlshard.shards.access import ShardAccess
+from wlshard.shards.indexing import make_index
+from wlshard.shards.reader import read_samples
+from wlshard.shards.writer import RollingWriter, TemplateTarget
+from wlshard.tar.index import parse_index
+
+
+def index(*args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "wlshard.cli.index", *map(str, args)]
+    return subprocess.run(command, input=stdin, capture_output=True, check=False)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    """Shards of small, large and empty fields, whose indexes have been taken away."""
+    with RollingWriter(TemplateTarget(f"{tmp_path}/x-%06d.tar"), shard_samples=30) as out:
+        for number in range(90):
+            data = bytes([number]) * (number * 3001)
+            out.write({"__key__": f"dir/{number:04d}", "cls": number, "bin": data, "_odd": b""})
+    return [Path(shard) for shard in out.shards]
+
+
+def test_it_writes_what_our_writers_write(shards: list[Path]) -> None:
+    written = {shard: shard.with_suffix(".idx").read_bytes() for shard in shards}
+    for shard in shards:
+        shard.with_suffix(".idx").unlink()
+    done = index(f"{shards[0].parent}/x-{{000000..000002}}.tar", "--json")
+    assert (done.returncode, done.stderr) == (0, b"")
+    made = json.loads(done.stdout)
+    assert (made["shards"], made["samples"]) == (3, 90)
+    assert made["indexes"] == [str(shard.with_suffix(".idx")) for shard in shards]
+    for shard, text in written.items():
+        assert shard.with_suffix(".idx").read_bytes() == text
+
+
+def test_stdin_goes_to_stdout(shards: list[Path]) -> None:
+    done = index("-", stdin=shards[1].read_bytes())
+    assert (done.returncode, done.stdout) == (0, shards[1].with_suffix(".idx").read_bytes())
+
+
+def test_what_is_there_is_refused_left_or_replaced(shards: list[Path]) -> None:
+    first, second = (shard.with_suffix(".idx") for shard in shards[:2])
+    first.write_bytes(b"mine")
+    second.unlink()
+    assert index(*shards).returncode == 2
+    assert not second.exists()
+    assert index("--missing", *shards).returncode == 0
+    assert (first.read_bytes(), second.exists()) == (b"mine", True)
+    assert index("--force", *shards).returncode == 0
+    assert parse_index(first.read_bytes(), "x").samples == 30
+
+
+def test_a_faulty_shard_gets_none_and_the_others_do(shards: list[Path]) -> None:
+    for shard in shards:
+        shard.with_suffix(".idx").unlink()
+    data = shards[0].read_bytes()
+    shards[0].write_bytes(data[: len(data) // 2])
+    whole = shards[1].read_bytes()
+    shards[1].write_bytes(whole[:-1024] + whole)
+    done = index(*shards, "--json")
+    assert done.returncode == 20
+    assert json.loads(done.stdout)["shards"] == 1
+    assert [shard.with_suffix(".idx").exists() for shard in shards] == [False, False, True]
+    assert b"comes back" in done.stderr
+    assert json.loads(done.stderr.splitlines()[-1])["url"] == str(shards[0])
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "told"),
+    [
+        (b"\x1f\x8b" + bytes(600), 2, b"compressed"),
+        (member(b"a.x", b"1") + member(b"b.x", kind=b"1", link=b"a.x") + END, 20, b"hard link"),
+        (member(b"a.x y", b"1") + END, 20, b"blank"),
+        (member(b"a.x", b"1"), 20, b"end mark"),
+        (member(b"a.x", b"1") + END + b"x", 20, b"end"),
+        (b"", 20, b"tar"),
+    ],
+)
+def test_what_can_have_no_index(data: bytes, code: int, told: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(data)
+    done = index(tmp_path / "x.tar")
+    assert done.returncode == code
+    assert told in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
+
+
+def test_shards_that_would_share_an_index_are_refused(shards: list[Path]) -> None:
+    twin = shards[0].with_name("x-000000.left.tar")
+    twin.write_bytes(shards[1].read_bytes())
+    done = index("--force", shards[0], twin)
+    assert done.returncode == 2
+    assert b"share" in done.stderr
+    assert index("--force", shards[0], "-").returncode == 2
+
+
+def test_help_ends_in_an_example_and_the_exit_codes() -> None:
+    text = index("--help").stdout.decode()
+    assert text.index("Example:") < text.index("Exit codes:")
+
+
+@pytest.mark.parametrize("kind", ["ustar", "gnu", "pax"])
+def test_an_index_of_a_foreign_tar_reads_its_samples(kind: str, tmp_path: Path) -> None:
+    files = {f"./{i:03d}{'long' * (i % 20)}.{ext}": bytes([i]) * i * 997 for i in range(70) for ext in "ab"}
+    shard = tmp_path / "x.tar"
+    shard.write_bytes(made_by_tarfile({"README": b"", **files}, kind))
+    (tmp_path / "x.idx").write_bytes(make_index(str(shard)).text)
+    with ShardAccess(str(shard)) as access:
+        assert access.samples == 70
+        for number, sample in enumerate(read_samples(str(shard), copy=True)):
+            found = access.read(number, 1)[0]
+            assert {name: bytes(found[name]) for name in "ab"} == {name: sample[name] for name in "ab"}
+
+
+def test_directories_and_large_members_of_gnu_tar(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.bin").write_bytes(bytes([number + 1]) * 300_000)
+        (folder / f"{number}.cls").write_bytes(b"%d" % number)
+    shard = gnu_tar(folder, tmp_path / "x.tar", "--sort=name", ".")
+    made = make_index(str(shard))
+    assert made.samples == 5
+    for line in made.text.splitlines()[1:]:
+        words = line.decode().split()
+        for offset, size, name in zip(words[1::4], words[2::4], words[3::4], strict=True):
+            start = int(offset)
+            assert shard.read_bytes()[start : start + int(size)] == (folder / name).read_bytes()
+
+
+def test_names_with_blanks_and_newlines_are_left_out(tmp_path: Path) -> None:
+    shard = tmp_path / "x.tar"
+    shard.write_bytes(
+        member(b"a.x", b"1") + member(b"b\nv1.x", b"2") + pax(path="c d.x") + member(b"_.x") + END
+    )
+    made = make_index(str(shard))
+    assert made.text == b"v1.1 3\nx 512 1\nx 1536 1\nx 3584 0\n"
+
+
+def test_real_files(test_data: Path, tmp_path: Path) -> None:
+    for name, samples in (("mpdata.tar", 100), ("photos-000001.tar", 50)):
+        made = make_index(str(test_data / name))
+        assert (made.samples, parse_index(made.text, name).samples) == (samples, samples)

@@ -1,0 +1,84 @@
+"""wl-index: write the index beside plain shards that have none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from wlshard.cli.entry import command
+from wlshard.cli.options import force_option, json_option
+from wlshard.errors import GroupingError, TarError, WlshardError
+
+
+@command(
+    "wl-index",
+    example="""
+    wl-index 'train-{0000..0147}.tar'
+    wl-index --missing /data/shards
+    curl -s http://host/train.tar | wl-index - > train.idx
+    """,
+)
+@click.argument("shards", nargs=-1, required=True)
+@click.option("--missing", is_flag=True, help="Only shards that have no index yet.")
+@force_option
+@json_option
+def main(shards: tuple[str, ...], missing: bool, force: bool, as_json: bool) -> None:
+    """Write x.idx beside each plain tar x.tar: counts, random access and resume need no scan any more.
+
+    The format is that of DALI's wds2idx. SHARDS: in any form; - reads stdin and writes the index to stdout.
+    Each index is published whole. A shard that is damaged gets none, is told, and ends the command with 20 or
+    21 when the others are done. Compressed shards cannot have one (2).
+    """
+    from wlshard.shards.expand import STDIN, expand
+
+    if shards == (STDIN,):
+        from wlshard.shards.indexing import make_index
+
+        sys.stdout.buffer.write(make_index(STDIN).text)
+        return
+    from wlshard.shards.indexing import check_indexable, without_index
+
+    urls = expand(shards)
+    if missing:
+        urls = without_index(urls)
+    check_indexable(urls, force=force)
+    made, fault = _write(urls, force)
+    if as_json:
+        import json
+
+        print(json.dumps(made))
+    else:
+        print(f"wl-index: {made['samples']:,} samples in {made['shards']:,} shards indexed", file=sys.stderr)
+    if fault is not None:
+        raise fault
+
+
+def _write(urls: Sequence[str], force: bool) -> tuple[dict[str, Any], WlshardError | None]:
+    """Index the shards; give what was done, and the first fault, having told the others."""
+    from tqdm import tqdm
+
+    from wlshard.shards.indexing import write_index
+
+    made: dict[str, Any] = {"shards": 0, "samples": 0, "indexes": []}
+    first: WlshardError | None = None
+    with tqdm(total=len(urls), unit=" shards", disable=not sys.stderr.isatty()) as bar:
+        for url in urls:
+            try:
+                index, samples = write_index(url, force=force)
+            except (TarError, GroupingError) as fault:
+                if first is not None:
+                    bar.write(f"wl-index: {fault}", file=sys.stderr)
+                first = first or fault
+            else:
+                made["shards"] += 1
+                made["samples"] += samples
+                made["indexes"].append(index)
+            bar.update()
+    return made, first
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Indexes for shards that have none: made in one strict pass over the headers, put beside the shard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+from wlshard.errors import NotFound, TarError, UsageError
+from wlshard.shards.expand import STDIN
+from wlshard.shards.grouping import Grouper
+from wlshard.shards.reader import open_shard, reopens
+from wlshard.shards.tally import Tally
+from wlshard.store.base import Reader, Store, object_url
+from wlshard.store.connect import locate
+from wlshard.tar.compression import plain
+from wlshard.tar.index import IndexText, Located, index_name
+from wlshard.tar.rare import ELSEWHERE, text
+from wlshard.tar.reader import Found, scan
+
+_BLOCK_BYTES = 1 << 16  # read at each hop: several headers and small members
+
+
+class NewIndex(NamedTuple):
+    """The text of an index, and how many samples it knows of."""
+
+    text: bytes
+    samples: int
+
+
+def make_index(url: str) -> NewIndex:
+    """Make the index of a plain shard; `-` is stdin. Reads headers and small members, jumps over large ones.
+
+    Holds about 40 bytes a member. UsageError: the shard is compressed. TarError, GroupingError: the shard is
+    not whole and strict, or has members that no index can tell: hard links, sparse files, blanks in a field.
+    """
+    index, samples = IndexText(), 0
+    with open_shard(url) as source:
+        tar, compression = plain(source, url)
+        if compression is not None:
+            advice = "decompress it first, or write it anew without compression"
+            raise UsageError(f"a compressed shard ({compression}) cannot have an index: {advice}", url=url)
+        steps = scan(tar, url, payloads=False, seek=_mover(source, url), block_bytes=_BLOCK_BYTES)
+        with closing(steps):
+            for sample in Grouper(url, Tally()).samples(_located(steps)):
+                samples += 1
+                fields = islice(sample.items(), 2, None)  # behind __key__ and __url__
+                index.add(0, [_entry(field, place, url) for field, place in fields])
+    return NewIndex(index.text(), samples)
+
+
+def _mover(source: Reader, url: str) -> Callable[[int], Any] | None:
+    fileno = getattr(source, "fileno", None)
+    return partial(_lseek, fileno()) if fileno is not None and reopens(url) else None
+
+
+def _lseek(fd: int, offset: int) -> None:
+    os.lseek(fd, offset, os.SEEK_SET)
+
+
+def _located(steps: Iterator[Found]) -> Iterator[Found]:
+    """Let each member's payload be where it lies."""
+    for found in steps:
+        end = found.name_bytes
+        members: list[Any] = [
+            (raw, begin, data, size, (data, size, raw[:end], payload))
+            for raw, begin, data, size, payload in found.members
+        ]
+        yield found._replace(members=members)
+
+
+def _entry(field: str, place: tuple[int, int, bytes, bytes], url: str) -> Located:
+    data, size, raw, payload = place
+    name = text(raw).decode("utf-8", "surrogateescape")
+    if payload == ELSEWHERE:
+        what = "a hard link or a sparse file, which an index cannot tell: write the shard anew without them"
+        raise TarError(what, url=url, member=name, offset=data)
+    if " " in field or (not field.isprintable() and len(field.split()) != 1):
+        what = "a blank in the field's name, which an index cannot hold: rename the member"
+        raise TarError(what, url=url, member=name, offset=data)
+    if not name.isprintable() and len(name.split()) != 1:
+        name = " "  # a newline: like any blank, it lets the index do without names
+    return field, data, size, name
+
+
+def write_index(url: str, *, force: bool = False) -> tuple[str, int]:
+    """Make a shard's index and publish it beside the shard, whole; give its URL and how many samples it has.
+
+    UsageError: there is one and `force` is off, or the shard has changed meanwhile; else as `make_index`.
+    """
+    store, name = locate(url)
+    before = store.stat(name)
+    made = make_index(url)
+    after = store.stat(name)
+    if (before.bytes, before.mtime) != (after.bytes, after.mtime):
+        raise UsageError("the shard has changed while it was read: wait for its writer to end", url=url)
+    index = index_name(name)
+    if force:
+        store.put(index, made.text)
+    elif not store.create(index, made.text):
+        raise _exists(store, index)
+    else:
+        store.sync("")
+    return object_url(store.url, index), made.samples
+
+
+def without_index(urls: Sequence[str]) -> list[str]:
+    """List those of the shards that have no index beside them."""
+    return [url for url in urls if not _index_stands(*locate(url))]
+
+
+def check_indexable(urls: Sequence[str], *, force: bool) -> None:
+    """Refuse, before anything is read, shards that cannot all be given an index. UsageError, NotFound."""
+    owner: dict[str, str] = {}
+    for url in urls:
+        if url == STDIN:
+            raise UsageError("stdin is indexed alone, to stdout: wl-index - > x.idx")
+        store, name = locate(url)
+        index = index_name(name)
+        other = owner.setdefault(object_url(store.url, index), url)
+        if other != url:
+            raise UsageError(f"it would share its index {index} with {other}: rename one of them", url=url)
+        if not store.can.write:
+            raise UsageError("its store takes no writes: wl-index - < SHARD > x.idx makes one here", url=url)
+        store.stat(name)
+        if not force and _index_stands(store, name):
+            raise _exists(store, index)
+
+
+def _index_stands(store: Store, name: str) -> bool:
+    try:
+        store.stat(index_name(name))
+    except NotFound:
+        return False
+    return True
+
+
+def _exists(store: Store, index: str) -> UsageError:
+    advice = "exists already: --force replaces it, --missing leaves it"
+    return UsageError(advice, url=object_url(store.url, index))
