@@ -7,7 +7,14 @@ import sys
 import click
 
 from wlshard.cli.entry import command
-from wlshard.cli.options import json_option, seed_option, select_option, shuffle_option, skip_option
+from wlshard.cli.options import (
+    count_option,
+    json_option,
+    seed_option,
+    select_option,
+    shuffle_option,
+    skip_option,
+)
 
 
 @command(
@@ -25,7 +32,7 @@ from wlshard.cli.options import json_option, seed_option, select_option, shuffle
 @select_option
 @click.option("-P", "--proc", metavar="CODE",
               help="Python statements, run as they stand on each selected sample, which is _.")  # fmt: skip
-@click.option("-c", "--count", type=click.IntRange(min=0), metavar="N", help="At most so many lines.  [all]")
+@count_option
 @skip_option
 @shuffle_option
 @seed_option

@@ -66,6 +66,9 @@ select_option = click.option(
     help="Only samples of which EXPR is true: Python, run as it stands, the sample being _, as in "
          """'_["cls"] == 3'; fields decode when touched.""",
 )  # fmt: skip
+count_option = click.option(
+    "-c", "--count", type=click.IntRange(min=0), metavar="N", help="At most so many samples.  [all]"
+)
 skip_option = click.option(
     "-s", "--skip", type=click.IntRange(min=0), default=0, show_default=True,
     help="Pass over so many samples first, before -S is asked.",

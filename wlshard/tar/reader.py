@@ -97,7 +97,7 @@ def scan(
 
     `span`: source holds whole members and no end mark. `copy`: payloads are bytes. `payloads=False`: they are
     empty (ELSEWHERE for hard links and sparse files), and what is left of a large one is jumped over by
-    `seek`, which moves the source. `passed_over` counts, by kind, what is not a file; `like` remembers headers
+    `seek`, which moves the source. `passed_over` counts, by kind, what is no file; `like` remembers headers
     for another scan.
     """
     feed = Feed(source, start, blocks=blocks, block_bytes=block_bytes, seek=seek)
