@@ -18,7 +18,6 @@ from wlshard.store.base import Reader, Store, object_url
 from wlshard.store.connect import locate
 from wlshard.tar.compression import plain
 from wlshard.tar.index import IndexText, Located, index_name
-from wlshard.tar.rare import ELSEWHERE, text
 from wlshard.tar.reader import Found, scan
 
 _BLOCK_BYTES = 1 << 16  # read at each hop: several headers and small members
@@ -73,14 +72,12 @@ def _located(steps: Iterator[Found]) -> Iterator[Found]:
 
 
 def _entry(field: str, place: tuple[int, int, bytes, bytes], url: str) -> Located:
-    data, size, raw, payload = place
-    name = text(raw).decode("utf-8", "surrogateescape")
-    if payload == ELSEWHERE:
-        what = "a hard link or a sparse file, which an index cannot tell: write the shard anew without them"
-        raise TarError(what, url=url, member=name, offset=data)
-    if " " in field or (not field.isprintable() and len(field.split()) != 1):
-        what = "a blank in the field's name, which an index cannot hold: rename the member"
-        raise TarError(what, url=url, member=name, offset=data)
+    data, size, raw, elsewhere = place
+    name = raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    if elsewhere or not (field.isalnum() or len(field.split()) == 1):
+        what = "a hard link or a sparse file" if elsewhere else "a blank in the field's name"
+        advice = "which an index cannot tell: write the shard anew without it"
+        raise TarError(f"{what}, {advice}", url=url, member=name, offset=data)
     if not name.isprintable() and len(name.split()) != 1:
         name = " "  # a newline: like any blank, it lets the index do without names
     return field, data, size, name
