@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tars import END, gnu_tar, made_by_tarfile, member, pax
 
+from wlshard.errors import TarError
 from wlshard.shards.access import ShardAccess
 from wlshard.shards.indexing import make_index
 from wlshard.shards.reader import read_samples
@@ -152,3 +153,24 @@ def test_real_files(test_data: Path, tmp_path: Path) -> None:
     for name, samples in (("mpdata.tar", 100), ("photos-000001.tar", 50)):
         made = make_index(str(test_data / name))
         assert (made.samples, parse_index(made.text, name).samples) == (samples, samples)
+
+
+def test_a_sparse_file_has_no_place_that_an_index_could_tell(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with (folder / "a.bin").open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(b"x" * 5000)
+    for kind in ("gnu", "posix"):
+        shard = gnu_tar(folder, tmp_path / f"{kind}.tar", "--sparse", f"--format={kind}", "a.bin")
+        with pytest.raises(TarError, match="sparse"):
+            make_index(str(shard))
+
+
+def test_a_cut_in_a_member_that_is_jumped_over_is_told_as_such(tmp_path: Path) -> None:
+    data = b"".join(member(b"%d.bin" % i, bytes(300_000)) for i in range(3))
+    (tmp_path / "x.tar").write_bytes(data[:-1000])
+    with pytest.raises(TarError, match="inside a member") as caught:
+        make_index(str(tmp_path / "x.tar"))
+    assert caught.value.member == "2.bin"
