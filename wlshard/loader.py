@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, cast
 
 from wlshard.errors import UsageError
 from wlshard.place import detect_place
@@ -15,6 +15,7 @@ from wlshard.pool.pool import Pool
 from wlshard.pool.source import resolve
 from wlshard.sample import Sample
 from wlshard.shards.reader import OnError
+from wlshard.stream.arguments import check_functions, count_or_none, seconds, whole
 from wlshard.stream.course import Course
 from wlshard.stream.cursor import parse_cursor
 from wlshard.stream.feed import Feed, PoolFeed, feed_of_rows, feed_of_shards
@@ -49,6 +50,7 @@ def samples(
         feed = find_feed(source, None, None, on_error, timeout_s)
         return feed.rows(on_error, copy=decode is False)
 
+    seconds("timeout_s", timeout_s)
     prepare = preparer(fields, decode)
     return Prepared(rows, None if fields is None and decode is False else prepare, on_error)
 
@@ -128,15 +130,22 @@ class Loader:
         cache_dir: str | None = None,
         timeout_s: float = 600,
     ) -> None:
-        _check_counts(batch_size=batch_size, epochs=epochs, batches=batches)
+        batch_size, epochs, batches = (
+            count_or_none("batch_size", batch_size),
+            count_or_none("epochs", epochs),
+            count_or_none("batches", batches),
+        )
+        seed, shuffle = whole("seed", seed), whole("shuffle", shuffle, 0)
+        check_functions(transform=transform, batch_transform=batch_transform, collate_fn=collate_fn)
+        seconds("timeout_s", timeout_s)
         if epochs is not None and batches is not None:
             raise UsageError("epochs= and batches= both say when an iter() ends: give one of them")
         if batch_size is None and (batch_transform is not None or collate_fn is not None):
             raise UsageError("batch_transform= and collate_fn= need a batch_size=")
-        if isinstance(shuffle, bool) or shuffle < 0:
-            raise UsageError(f"shuffle={shuffle!r}: give the number of samples to hold, such as 1000, or 0")
         if follow not in ("epoch", None):
             raise UsageError(f'follow={follow!r}: say "epoch", or None to stay with one generation')
+        if rank is not None and world_size is not None:
+            rank, world_size = whole("rank", rank), whole("world_size", world_size)
         if rank is not None or world_size is not None:
             detect_place(rank, world_size)
         self._epochs = epochs or 1
@@ -168,7 +177,7 @@ class Loader:
 
     def epochs(self, count: int | None = None) -> Iterator[Any]:
         """Chain the next `count` epochs, without end if None; one that is taken up again counts too."""
-        return self._iterate(math.inf if count is None else count)
+        return self._iterate(math.inf if count is None else whole("count", count, 0))
 
     def __len__(self) -> int:
         """Count the batches of this rank in an `iter()`: the one under way, else the next.
@@ -205,7 +214,7 @@ class Loader:
             **self._counts,
             "epoch": course.number,
             "generation": course.at.generation,
-            "skipped": self._finish.skipped.faults,
+            "skipped": self._finish.skipped.faults + course.skipped,
             "padded": course.padded,
             "waited_s": course.waited_s,
             "announced_bytes": course.epoch.announced_bytes() if course.epoch else None,
@@ -221,6 +230,12 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Loader is not copied or pickled, two would share its place in the data: make another one "
+            "there, and hand over state_dict()"
+        )
 
     def _iterate(self, epochs: float | None) -> Iterator[Any]:
         turn = self._begin()
@@ -287,9 +302,3 @@ class Loader:
             raise UsageError(
                 "epochs without a batch: batch_size × world_size is more than there is and drop_last=True"
             )
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None and (isinstance(count, bool) or count < 1):
-            raise UsageError(f"{name}={count!r}: give a number of 1 or more, or None")

@@ -51,6 +51,7 @@ def detect_place(
         raise UsageError("give rank and world_size together, or neither")
     if rank is not None and world_size is not None:
         return _chosen(rank, world_size, "arguments")
+    _check_torch_worker()
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return _chosen(distributed.get_rank(), distributed.get_world_size(), "torch.distributed")
@@ -64,6 +65,16 @@ def detect_place(
                     "must be integers; unset them or pass rank= and world_size="
                 ) from None
     return Place()
+
+
+def _check_torch_worker() -> None:
+    data = sys.modules.get("torch.utils.data")
+    worker = data.get_worker_info() if data is not None and hasattr(data, "get_worker_info") else None
+    if worker is not None and worker.num_workers > 1:
+        raise UsageError(
+            f"each of the {worker.num_workers} workers of a torch DataLoader would give every sample: use "
+            "num_workers=0 (a Loader reads ahead by itself), or divide the data with rank= and world_size="
+        )
 
 
 def _chosen(rank: int, world: int, why: str) -> Place:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
+import json
 import logging
+import pickle
 import subprocess
 import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -272,6 +276,22 @@ def test_rank_and_world_come_from_the_launcher_at_first_use(monkeypatch) -> None
         ({"rank": 1}, "together"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
         ({"fields": " "}, "names no field"),
+        ({"fields": 3}, "fields=3"),
+        ({"fields": ["a", 3]}, "list of such words"),
+        ({"decode": None}, "decode=None"),
+        ({"batch_size": "4"}, "batch_size='4': give a whole number of 1 or more"),
+        ({"batch_size": 4.0}, "batch_size=4.0"),
+        ({"batches": 1.5}, "batches=1.5"),
+        ({"shuffle": "100"}, "shuffle='100': give a whole number of 0 or more"),
+        ({"shuffle": None}, "shuffle=None"),
+        ({"seed": None}, "seed=None: give a whole number"),
+        ({"seed": "x"}, "seed='x'"),
+        ({"rank": "0", "world_size": 2}, "rank='0'"),
+        ({"timeout_s": None}, "timeout_s=None: give seconds"),
+        ({"timeout_s": -1}, "timeout_s=-1"),
+        ({"transform": 3}, "transform=3 cannot be called"),
+        ({"batch_transform": [None, 3], "batch_size": 2}, "batch_transform"),
+        ({"collate_fn": "mean", "batch_size": 2}, "collate_fn='mean'"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_at_once(options, message) -> None:
@@ -279,8 +299,40 @@ def test_arguments_that_make_no_sense_are_refused_at_once(options, message) -> N
         Loader(ROWS, **options)
 
 
+def test_numbers_of_numpy_make_a_state_that_json_takes() -> None:
+    numbers = {
+        "batch_size": np.int64(3),
+        "seed": np.int64(5),
+        "shuffle": np.int64(36),
+        "batches": np.int64(2),
+    }
+    with Loader(ROWS, **numbers, rank=np.int64(0), world_size=np.int64(2)) as loader:
+        next(iter(loader))
+        assert json.loads(json.dumps(loader.state_dict())) == loader.state_dict()
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_loader_is_neither_copied_nor_pickled_and_says_what_to_do(duplicate) -> None:
+    with Loader(ROWS, batch_size=2) as loader, pytest.raises(TypeError, match="hand over state_dict"):
+        duplicate(loader)
+
+
+def test_workers_of_a_torch_dataloader_are_refused_unless_they_divide_the_data(monkeypatch) -> None:
+    worker = SimpleNamespace(id=1, num_workers=2)
+    monkeypatch.setitem(sys.modules, "torch.utils.data", SimpleNamespace(get_worker_info=lambda: worker))
+    with Loader(ROWS, batch_size=2) as loader, pytest.raises(UsageError, match="num_workers=0"):
+        next(iter(loader))
+    with Loader(ROWS, batch_size=2, rank=1, world_size=2) as loader:
+        assert len(list(loader)) == 5
+    worker.num_workers = 1
+    with Loader(ROWS, batch_size=2) as loader:
+        assert len(list(loader)) == 10
+
+
 def test_a_source_of_no_kind_is_refused() -> None:
     with Loader(5) as loader, pytest.raises(UsageError, match="not 5"):  # type: ignore[arg-type]
+        list(loader)
+    with Loader([1, 2]) as loader, pytest.raises(UsageError, match="1 names no shard"):  # type: ignore[list-item]
         list(loader)
     with Loader(iter([1, 2])) as loader, pytest.raises(UsageError, match="dicts of fields"):
         list(loader)
@@ -315,6 +367,25 @@ def test_a_damaged_header_is_an_error_or_costs_only_its_sample(tmp_path, shuffle
     flat = sorted(key for batch in batches for key in batch)
     assert sorted(map(len, batches)) == [3, 4, 4, 4, 4]
     assert flat == [key for key in keys(20) if key != "000013"]
+
+
+@pytest.mark.parametrize("shuffle", [0, 30])
+@pytest.mark.parametrize("packed", [False, True])
+def test_damage_found_by_a_scan_or_in_a_stream_is_counted_once_and_costs_no_other(
+    tmp_path, shuffle, packed
+) -> None:
+    folder = write_shards(tmp_path / "x", 2, 20)
+    spoil(folder, "x-1-0.tar", 9 * 2048 + 1024 + 150)  # in the last sample
+    for path in Path(folder).iterdir():
+        if path.suffix == ".tar" and packed:
+            path.with_suffix(".tar.gz").write_bytes(gzip.compress(path.read_bytes()))
+        if path.suffix == ".idx" or packed:
+            path.unlink()
+    with Loader(
+        folder, batch_size=4, shuffle=shuffle, on_error="skip", cache_dir=str(tmp_path / "c")
+    ) as loader:
+        assert sorted(key for batch in found(loader) for key in batch) == keys(19)
+        assert loader.stats()["skipped"] == 1
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])

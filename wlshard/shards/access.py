@@ -71,7 +71,8 @@ class ShardAccess:
         if index is not None:
             return index.samples
         if self._compressed and self._count is None:
-            self._count = count_samples(self.url, self._cache_dir, self._on_error, self._tally)
+            # What is damaged is told and counted when it is met while streaming.
+            self._count = count_samples(self.url, self._cache_dir, self._on_error, Tally(quiet=True))
         return self._count
 
     @property
@@ -97,7 +98,9 @@ class ShardAccess:
         with self._open(begin) as source:
             try:
                 samples = self._run(source, index, first, count)
-                self._check_next(source, end, samples[-1][KEY], last=first + count == index.samples)
+                last = first + count == index.samples
+                if not (last and self._scanned and self._on_error == "skip"):  # damage may follow
+                    self._check_next(source, end, samples[-1][KEY], last=last)
             except TarError as error:
                 if not self._scanned:
                     error.message += "; or the index beside it is of another tar"

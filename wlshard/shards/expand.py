@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TypeAlias
 
@@ -27,8 +27,10 @@ def expand(source: Source) -> list[str]:
     """
     if isinstance(source, str | os.PathLike):
         shards = list(_expand_text(os.fspath(source)))
-    else:
+    elif isinstance(source, Iterable):
         shards = list(chain.from_iterable(expand(part) for part in source))
+    else:
+        raise UsageError(f"{source!r} names no shard: give a path, a URL, or a list of them")
     if not shards:
         raise NotFound("a list of no shards: name at least one")
     return shards

@@ -62,6 +62,8 @@ def _scan(url: str, on_error: OnError, tally: Tally) -> array[int]:
         for found in steps:
             if found.ends:
                 end = found.at - len(END_MARK)
+            elif found.fault is not None and found.fault.offset is not None:
+                end = found.fault.offset  # there may be no end mark behind it
             yield found
 
     with Hopper(lambda at: open_shard(url, at)) as source:

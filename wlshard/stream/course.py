@@ -49,6 +49,7 @@ class Course:
         self.empty = 0
         self._find_feed = find_feed
         self._feed: Feed | None = None
+        self._data_found: Data | None = None
         self._finish = finish
         self._shuffle = shuffle
         self._drop_last = drop_last
@@ -82,6 +83,11 @@ class Course:
     @property
     def padded(self) -> int:
         return self._padded + (self.epoch.padded if self.epoch else 0)
+
+    @property
+    def skipped(self) -> int:
+        """Count the damage gone past while shards were scanned and streamed: it has no place in the order."""
+        return self._data_found.skipped.faults if self._data_found else 0
 
     @property
     def waited_s(self) -> float:
@@ -212,6 +218,7 @@ class Course:
             ) from error
         finally:
             self._waited_s += clock.monotonic() - began
+        self._data_found = data
         self._at.check(generation=data.generation, digest=data.digest)
         return data
 

@@ -19,7 +19,10 @@ def parse_fields(fields: Fields) -> list[list[str]] | None:
     """Read `"jpg;png cls"`, or a list of such words, as alternatives for each place of a tuple."""
     if fields is None:
         return None
-    words = fields.split() if isinstance(fields, str) else [word for part in fields for word in part.split()]
+    parts = [fields] if isinstance(fields, str) else fields
+    if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+        raise UsageError(f'fields={fields!r}: write for example "jpg;png cls", or a list of such words')
+    words = [word for part in parts for word in part.split()]
     found = [[_field(name) for name in word.split(";") if name] for word in words]
     if not found or not all(found):
         raise UsageError(f'fields={fields!r} names no field: write for example "jpg;png cls"')
@@ -37,6 +40,8 @@ def preparer(fields: Fields, decode: bool | str) -> Prepare:
     a source that holds values) pass as they are. Errors: NotFound for a field that is not there, CodecError.
     """
     words = parse_fields(fields)
+    if not isinstance(decode, bool | str):
+        raise UsageError(f'decode={decode!r}: say True, False, or how images are decoded, such as "rgb"')
     if decode is False:
         value = _undecoded
     else:

@@ -1,0 +1,40 @@
+"""What a caller may pass: checked at once, so that a slip is told where it was made and not hours later."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+from wlshard.errors import UsageError
+
+
+def whole(name: str, value: object, least: int | None = None) -> int:
+    """Give an integer (numpy's too) as Python's own, which a cursor can hold as JSON. UsageError."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or (least is not None and number < least):
+        wanted = "a whole number" if least is None else f"a whole number of {least} or more"
+        raise UsageError(f"{name}={value!r}: give {wanted}")
+    return number
+
+
+def count_or_none(name: str, value: object) -> int | None:
+    """Give a number of 1 or more, or None."""
+    return None if value is None else whole(name, value, 1)
+
+
+def seconds(name: str, value: object) -> float:
+    """Give a time of 0 s or more. UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise UsageError(f"{name}={value!r}: give seconds, 0 or more")
+    return value
+
+
+def check_functions(**functions: object) -> None:
+    """Raise UsageError if one of these is not callable; None is, and a list of what is."""
+    for name, given in functions.items():
+        steps = given if name == "batch_transform" and isinstance(given, Sequence) else [given]
+        if not all(step is None or callable(step) for step in steps):
+            raise UsageError(f"{name}={given!r} cannot be called: give a function")
