@@ -130,11 +130,9 @@ class Loader:
         cache_dir: str | None = None,
         timeout_s: float = 600,
     ) -> None:
-        batch_size, epochs, batches = (
-            count_or_none("batch_size", batch_size),
-            count_or_none("epochs", epochs),
-            count_or_none("batches", batches),
-        )
+        self._epochs = count_or_none("epochs", epochs) or 1
+        self._batches = count_or_none("batches", batches)
+        batch_size = count_or_none("batch_size", batch_size)
         seed, shuffle = whole("seed", seed), whole("shuffle", shuffle, 0)
         check_functions(transform=transform, batch_transform=batch_transform, collate_fn=collate_fn)
         seconds("timeout_s", timeout_s)
@@ -148,12 +146,11 @@ class Loader:
             rank, world_size = whole("rank", rank), whole("world_size", world_size)
         if rank is not None or world_size is not None:
             detect_place(rank, world_size)
-        self._epochs = epochs or 1
-        self._batches = batches
-        self._batch_size = batch_size
-        self._batch_transform = batch_transform
-        self._collate_fn = collate_fn
         self._collate: Callable[[list[Any]], Any] | None = None
+        if batch_size is not None:
+            from wlshard.stream.collate import collator  # brings numpy, which samples() can do without
+
+            self._collate = collator(collate_fn, batch_transform)
         self._finish = Finisher(preparer(fields, decode), on_error, transform=transform, seed=seed)
         self._course = Course(
             lambda: find_feed(source, follow, cache_dir, on_error, timeout_s),
@@ -267,10 +264,6 @@ class Loader:
             if self._batches is None and self._course.at.next_batch:
                 self._course.skip_to_next()
             self._taken = 0
-        if self._collate is None and self._batch_size is not None:
-            from wlshard.stream.collate import collator  # brings numpy, which samples() can do without
-
-            self._collate = collator(self._collate_fn, self._batch_transform)
         self._turn = object()
         return self._turn
 
