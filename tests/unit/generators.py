@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,17 @@ def nothing() -> Iterator[Sample]:
     yield from ()
 
 
+def first_only(worker: int, folder: str) -> Iterator[Sample]:
+    """Two samples from worker 0; nothing from the others, once those are there."""
+    if worker:
+        while not Path(folder, "done").exists():
+            time.sleep(0.01)
+        return
+    yield {"cls": 1}
+    yield {"cls": 2}
+    Path(folder, "done").touch()
+
+
 def no_generator() -> int:
     return 3
 
@@ -101,6 +113,22 @@ def unencodable() -> Iterator[Sample]:
 def same_key() -> Iterator[Sample]:
     while True:
         yield {"__key__": "a", "cls": 1}
+
+
+def threaded() -> Iterator[Sample]:
+    """Leaves a thread behind that never ends."""
+    threading.Thread(target=threading.Event().wait).start()
+    yield {"cls": 1}
+
+
+class Subjects:
+    """A generator that is a method."""
+
+    def make(self) -> Iterator[Sample]:
+        yield {"cls": 1}
+
+
+subjects = Subjects()
 
 
 def prints() -> Iterator[Sample]:

@@ -145,6 +145,21 @@ def test_a_closed_stdout_does_no_harm() -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+def test_a_closed_stderr_does_no_harm() -> None:
+    says = WRITES.replace('print("data")', "print(sys.stderr.isatty(), file=sys.stderr)")
+    run = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, says]
+    ended = subprocess.run(run, capture_output=True)
+    assert (ended.returncode, ended.stdout) == (0, b"")
+
+
+def test_what_a_locale_cannot_say_is_escaped() -> None:
+    says = WRITES.replace('"data"', '"2×3"').replace("100_000", "1")
+    ended = subprocess.run(
+        [sys.executable, "-c", says], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"2\\xd73\n", b"")
+
+
 @pytest.mark.parametrize("name", ["wl-cat", "wl-gen", "wl-info", "wl-rotate", "wl-run"])
 def test_every_command_has_its_launcher(name: str) -> None:
     assert os.readlink(ROOT / "bin" / name) == "launch"

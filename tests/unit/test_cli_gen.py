@@ -88,7 +88,15 @@ def test_what_is_wrong_is_told_once_with_its_code(
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_cannot_go_on_tells_which_worker_it_was_and_what_is_sealed(tmp_path: Path) -> None:
+    ended = wl_gen("generators:first_only", tmp_path / "p", "-P", 2, "--arg", f"folder={tmp_path}", "--json")
+    assert ended.returncode == 23
+    *_, sealed, error = ended.stderr.splitlines()
+    assert sealed == "what was whole is sealed: 2 samples in 1 shards"
+    assert "in worker 1 of 2" in json.loads(error)["message"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_seals_ends_all_and_still_tells_what_was_made(tmp_path: Path, number: int) -> None:
     words = [
         *GEN,

@@ -128,6 +128,17 @@ def test_a_pool_adds_its_state(tmp_path: Path) -> None:
     assert b"generation 2" in info(tmp_path / "pool").stdout
 
 
+def test_before_the_first_rotation_the_fields_are_those_of_the_write_buffer(tmp_path: Path) -> None:
+    with ShardWriter(Pool(f"{tmp_path}/pool").create()) as out:
+        out.write({"cls": 3})
+    found = told(tmp_path / "pool")
+    assert (found["samples"], found["looked_at"], row(found, "cls")[0]) == (0, 1, 1)
+    lines = info(tmp_path / "pool").stdout.decode().splitlines()
+    assert lines[3:5] == ["read pool: 0 samples in 0 shards, 0 bytes",
+                          "fields of the first 1 samples of the write buffer:"]  # fmt: skip
+    assert told(f"{tmp_path}/pool@0")["fields"] == {}
+
+
 def test_people_get_a_table(shards: str) -> None:
     lines = info(shards).stdout.decode().splitlines()
     assert lines[0].startswith("6 samples in 2 shards, ")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import json
 import os
 import signal
@@ -135,7 +137,7 @@ def test_what_the_consumer_leaves_running_is_ended(tmp_path: Path) -> None:
     gone([int((tmp_path / "left").read_text())])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("how", ["", "parent"])
 def test_a_signal_while_training_ends_the_consumer_then_the_generators_which_seal(
     tmp_path: Path, number: int, how: str
@@ -148,6 +150,7 @@ def test_a_signal_while_training_ends_the_consumer_then_the_generators_which_sea
         out, _ = process.communicate(timeout=60)
         gone(below)
     assert (process.returncode, out) == (130, "")
+    number = signal.SIGTERM if number == signal.SIGHUP else number
     assert (tmp_path / "heard").read_text() == signal.Signals(number).name
     assert Pool(tmp_path / "p").rotate().promoted.samples == 3
 
@@ -260,6 +263,7 @@ def test_a_generator_that_is_given_up_ends_the_consumer_and_the_run(tmp_path: Pa
         (["f:f", "--", "true"], 2, "say what generates"),
         (["f:f", "p", "--demo"], 2, "leave them out"),
         (["f:f", "p", "--at", "10", "--cap", "5", "--", "true"], 2, "a cap of 5"),
+        (["f:f", "x-%d.tar", "--", "true"], 2, "plain shards cannot be rotated"),
         (["f:f", "p", "--", "no-such-command"], 10, "there is no command 'no-such-command'"),
     ],
 )
@@ -270,6 +274,7 @@ def test_what_is_wrong_is_told_before_anything_runs(
     result = CliRunner().invoke(main, args)
     assert (result.exit_code, result.stdout) == (code, "")
     assert message in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def snapshot(**totals: Any) -> Snapshot:
@@ -289,6 +294,26 @@ def test_off_a_terminal_a_status_line_comes_every_ten_seconds(capsys: pytest.Cap
         for _ in range(5):
             line.show(snapshot())
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_last_status_line_says_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    with StatusLine() as line:
+        line.show(snapshot(generated=1))
+        line.show(snapshot(generated=2))
+    assert [text.split()[1] for text in capsys.readouterr().err.splitlines()] == ["1", "2"]
+
+
+def test_a_terminal_that_is_closed_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, _: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    with StatusLine() as line:
+        line.show(snapshot())
 
 
 def test_the_demo_runs_and_leaves_a_table_and_a_picture(tmp_path: Path) -> None:

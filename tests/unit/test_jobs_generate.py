@@ -126,7 +126,7 @@ def test_an_error_carries_the_users_traceback_and_what_was_whole_is_sealed(tmp_p
     assert Pool(tmp_path / "p").rotate().promoted.samples == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_seals_what_is_whole_and_is_then_delivered(tmp_path: Path, number: int) -> None:
     code = (
         "import sys, generators; from wlshard.jobs.generate import generate;"
@@ -254,6 +254,22 @@ def test_functions_are_found_by_module_and_by_file(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(sys, "path", sys.path[:])
     assert list(load("my-gen.py:make")()) == [{"cls": 3}]
     assert load("generators:five") is generators.five
+    assert load("generators:subjects.make") == generators.subjects.make
+
+
+def test_a_file_in_a_package_has_its_relative_imports_and_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "brains" / "sub").mkdir(parents=True)
+    for name in ("__init__.py", "sub/__init__.py"):
+        (tmp_path / "brains" / name).touch()
+    (tmp_path / "brains" / "consts.py").write_text("X = 3\n")
+    (tmp_path / "brains" / "sub" / "close_by.py").write_text("Y = 4\n")
+    made = "from ..consts import X\nimport close_by\ndef make():\n    yield {'cls': X + close_by.Y}\n"
+    (tmp_path / "brains" / "sub" / "gen.py").write_text(made)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    assert list(load("brains/sub/gen.py:make")()) == [{"cls": 7}]
 
 
 @pytest.mark.parametrize(

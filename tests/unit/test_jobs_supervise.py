@@ -166,6 +166,18 @@ def test_a_mistake_ends_the_run_at_once(
     assert generators.restarts == 0
 
 
+def test_an_import_that_fails_is_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    generators = Generators(Job(f"{tmp_path}/broken.py:f", str(tmp_path / "p")), pause_s=1e6)
+    with pytest.raises(UserCodeError, match="No module named 'no_such_module'"):
+        finish(generators)
+    assert generators.restarts == 0
+
+
+def test_threads_that_the_user_forgot_do_not_keep_the_run(tmp_path: Path) -> None:
+    assert run(Job("generators:threaded", str(tmp_path / "p"))).sealed == 1
+
+
 def test_output_that_is_there_is_refused(tmp_path: Path) -> None:
     template = str(tmp_path / "x-%06d.tar")
     run(Job("generators:five", template))

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 from pools import WRITER_A, WRITER_B, names_of, seal_by_hand
@@ -253,3 +254,10 @@ def test_a_pool_is_read_through_a_web_server(tmp_path, served):
     assert remote.record_served("r", 3, 1, 0.0) is False
     with pytest.raises(UsageError, match="list"):
         remote.buffer()
+
+
+def test_a_pool_is_not_made_where_a_generation_is_named(tmp_path: Path) -> None:
+    Pool(tmp_path / "p").create()
+    with pytest.raises(UsageError, match="names a generation"):
+        Pool(f"{tmp_path}/p@1").create()
+    Pool(f"{tmp_path}/other@1").create()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -50,6 +52,7 @@ class Command(click.Command):
         """Run the command with these arguments (sys.argv) and end the process with its exit code."""
         name = prog_name or self.name or "wlshard"
         argv = list(sys.argv[1:] if args is None else args)
+        _take_streams()
         sys.exit(run(name, argv, lambda: self._run(name, argv)))
 
     def _run(self, name: str, argv: list[str]) -> int:
@@ -114,9 +117,11 @@ def _tell(name: str, argv: Sequence[str], error: WlshardError) -> int:
     if _wants_json(argv):
         import json
 
-        print(json.dumps(error.as_json()), file=sys.stderr)
+        text = json.dumps(error.as_json())
     else:
-        print(f"{name}: {error}", file=sys.stderr)
+        text = f"{name}: {error}"
+    with suppress(OSError):  # a terminal that is closed: the exit code still tells
+        print(text, file=sys.stderr, flush=True)
     return error.code
 
 
@@ -129,6 +134,16 @@ def _tell_unexpected(name: str, argv: Sequence[str], error: Exception) -> int:
     version = sys.modules["wlshard"].__version__
     message = f"{about} (unexpected: please report it with the lines above and wlshard {version})"
     return _tell(name, argv, WlshardError(message))
+
+
+def _take_streams() -> None:
+    """See to it that all can be said: in any locale, and though who started us has closed stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr's are
+    if sys.stderr is None:
+        while (nowhere := os.open(os.devnull, os.O_RDWR)) < 2:  # else a shard would be opened as 2
+            pass
+        sys.stderr = open(nowhere, "w", closefd=False)  # noqa: SIM115  # for as long as we live
 
 
 def _drop_stdout() -> None:

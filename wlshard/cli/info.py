@@ -33,7 +33,7 @@ def main(url: str, count: int, decode: str, as_json: bool) -> None:
 
     URL: shards in any form, a pool (POOL, POOL@n) or - for stdin. Of a pool, its state comes first:
     generation, write buffer, rates, reuse, age. Samples and bytes are of all shards, fields of the first
-    --count samples.
+    --count samples; before the first rotation, of those in the write buffer.
     """
     from wlshard.pool.source import resolve
     from wlshard.shards.survey import survey
@@ -43,7 +43,10 @@ def main(url: str, count: int, decode: str, as_json: bool) -> None:
     if source.pool is None:
         found = survey(source.urls, samples=count, images=images).as_json()
     else:
-        inside = survey(source.pool.shards(source.generation), samples=count, images=images).as_json()
+        shards = source.pool.shards(source.generation)
+        if not shards and source.generation is None:
+            shards = [source.pool.shard_url(shard.name) for shard in source.pool.buffer()]
+        inside = survey(shards, samples=count, images=images).as_json()
         found = {
             **source.pool.status().as_json(),
             "looked_at": inside["looked_at"],
@@ -56,13 +59,14 @@ def main(url: str, count: int, decode: str, as_json: bool) -> None:
 
 
 def _told(found: dict[str, Any]) -> str:
-    lines = []
+    lines, what = list[str](), ""
     if found["kind"] == "pool":
-        lines += _pool_lines(found)
+        lines, what = _pool_lines(found), "read pool: "
     shards = "1 shard" if found["shards"] == 1 else f"{_number(found['shards'])} shards"
-    lines.append(f"{_number(found['samples'])} samples in {shards}, {_number(found['bytes'])} bytes")
+    lines.append(f"{what}{_number(found['samples'])} samples in {shards}, {_number(found['bytes'])} bytes")
     if found["looked_at"] != found["samples"]:
-        lines.append(f"fields of the first {_number(found['looked_at'])} samples:")
+        where = "" if found["samples"] or not what else " of the write buffer"
+        lines.append(f"fields of the first {_number(found['looked_at'])} samples{where}:")
     rows: list[tuple[str, ...]] = [("field", "count", "type", "dtype", "shape", "min", "max", "bytes")]
     rows += [_row(printable(name), field) for name, field in found["fields"].items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

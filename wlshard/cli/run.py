@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -104,28 +105,41 @@ def _trainer(folder: str, size: int, atlas: str | None, seconds: float, steps: i
 
 
 class StatusLine:
-    """One line on stderr: drawn in place on a terminal, else a new one every ten seconds."""
+    """One line on stderr: drawn in place on a terminal, else a new one every ten seconds and at the end.
+
+    That nobody can see it any more, for the terminal is closed, ends nothing.
+    """
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._shown_at = float("-inf")
-        self._drawn = False
+        self._latest = self._said = ""
 
     def show(self, snapshot: Snapshot) -> None:
+        self._latest = told(snapshot)
         if self._terminal:
             width = shutil.get_terminal_size().columns - 3  # and two blanks before what others print
-            print(f"\r\x1b[K{told(snapshot)[:width]}  ", end="", file=sys.stderr, flush=True)
-            self._drawn = True
+            self._write(f"\r\x1b[K{self._latest[:width]}  ")
         elif time.monotonic() - self._shown_at >= LINE_S:
-            self._shown_at = time.monotonic()
-            print(told(snapshot), file=sys.stderr, flush=True)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._shown_at = time.monotonic()
+        self._said = self._latest
+        self._write(f"{self._latest}\n")
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):
+            print(text, end="", file=sys.stderr, flush=True)
 
     def __enter__(self) -> StatusLine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._drawn:
-            print(file=sys.stderr)
+        if self._latest != self._said:
+            if self._terminal:
+                self._write("\r\x1b[K")
+            self._tell()
 
 
 def told(snapshot: Snapshot) -> str:

@@ -26,6 +26,7 @@ from wlshard.jobs.usercode import load
 
 TELL_S = 0.1  # between two lines of progress, unless something new is sealed
 ORPHAN_S = 20.0  # what an orphan may take to seal before its whole process group is killed
+LINGER_S = 2.0  # for the user's threads to end once the job has: nobody asked them to
 
 
 def main() -> int:
@@ -38,13 +39,15 @@ def main() -> int:
     orphaned = threading.Event()
     threading.Thread(target=_watch, args=(control, orphaned), name="wlshard-parent", daemon=True).start()
     telling = _Telling(status)
+    function = None
     try:
-        run_job(job, load(job.function), telling.progress)
+        function = load(job.function)
+        run_job(job, function, telling.progress)
         telling.last()
         telling.line({"finished": True})
     except WlshardError as error:
-        # What the user's code raised may not come again with other seeds; the rest is a mistake that stays.
-        retry = isinstance(error, UserCodeError) and error.__cause__ is not None
+        # What the generator raised may not come again with other seeds; the rest is a mistake that stays.
+        retry = function is not None and isinstance(error, UserCodeError) and error.__cause__ is not None
         telling.last()
         telling.line({"error": error.as_json(), "retry": retry})
         return error.code
@@ -67,6 +70,19 @@ def _take_pipes() -> tuple[int, int]:
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
     raise Stopped
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit; without those of the user's threads that would keep the process for ever."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # all is sealed and told
+
+    def end() -> None:
+        time.sleep(LINGER_S)
+        os._exit(code)
+
+    threading.Thread(target=end, name="wlshard-leave", daemon=True).start()
+    sys.exit(code)
 
 
 def _watch(control: int, orphaned: threading.Event) -> None:
@@ -106,4 +122,4 @@ class _Telling:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

@@ -123,8 +123,9 @@ def _drive(job: Job, call: Function, intake: _Intake) -> None:
                 if job.samples is not None and progress.generated >= job.samples:
                     return
         if progress.generated == before:
+            which = f" in worker {job.worker} of {job.workers}" if job.workers > 1 else ""
             raise UserCodeError(
-                f"{job.function} ended without yielding a sample: see why it has nothing to do"
+                f"{job.function} ended without yielding a sample{which}: see why it has nothing to do"
             )
         if job.samples is None:
             return

@@ -55,9 +55,10 @@ def _wake_on_signals() -> int:
     wake, bell = os.pipe()
     os.set_blocking(bell, False)
     signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
-        # Heard, not ignored: what is ignored would stay so in the command.
-        signal.signal(number, lambda *_: None)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
+        # Heard, not ignored: what is ignored would stay so in the command, as nohup wants of SIGHUP.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     return wake
 
 

@@ -51,7 +51,7 @@ class Rotator:
 
 
 def watch(rotator: Rotator, interval_s: float, show: Callable[[Rotation], None]) -> None:
-    """Look every `interval_s` seconds, until SIGINT or SIGTERM comes; show each rotation that committed."""
+    """Look every `interval_s` seconds, until a signal asks to end; show each rotation that committed."""
     rotator.pool.require()
     with StopFlag() as stop:
         while stop.asked is None:

@@ -6,16 +6,19 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from wlshard import clock
-from wlshard.errors import StoreUnavailable, UsageError
+from wlshard.errors import StoreUnavailable, UsageError, WlshardError
 from wlshard.jobs.consumer import Consumer
 from wlshard.jobs.job import Job
 from wlshard.jobs.rotation import Rotator
 from wlshard.jobs.stopping import StopFlag
 from wlshard.jobs.supervise import Generators, Totals
+from wlshard.jobs.targets import is_template
 from wlshard.pool.pool import Pool
+from wlshard.pool.status import PoolStatus
 from wlshard.store.connect import is_local, local_path
 
 log = logging.getLogger(__name__)
@@ -54,15 +57,16 @@ def run(
 ) -> int:
     """Run generators into a pool, rotate it, and run a command on it; give the command's exit code.
 
-    The command finds the pool's URL in WL_POOL. All ends when the command does, or on SIGINT (130) and
-    SIGTERM (130): the command first, then the generators, which seal. When the generators are done, what
+    The command finds the pool's URL in WL_POOL. All ends when the command does, or on SIGINT, SIGTERM
+    and SIGHUP (130): the command first, then the generators, which seal. When the generators are done, what
     waits is promoted, and the command goes on alone. A second signal kills what is still there.
     Errors of the generators and the store end the run, too. reuse: a rotation waits until the samples of the
     newest generation have been served so many times, on average, by readers that account for it.
     """
+    if is_template(job.target):
+        raise UsageError("name a pool: plain shards cannot be rotated", url=job.target)
     if job.cap is not None and job.cap < at:
         raise UsageError(f"a cap of {job.cap} stops the generators before the {at} of --at can be there")
-    pool = Pool(job.target).create()
     with StopFlag() as stop:
 
         def hurry() -> bool:
@@ -70,11 +74,11 @@ def run(
 
         generators = Generators(job, parallel, gpus=gpus, hurry=hurry)
         consumer = Consumer(command, {"WL_POOL": _everywhere(job.target)}, hurry=hurry)
+        rotator = Rotator(Pool(job.target), at=at, pool_samples=pool_samples)
+        course = _Course(generators, rotator, reuse, job.cap, show)
         consumer.require()
         with generators, consumer:
             generators.watch(stop, stop.drain)
-            rotator = Rotator(pool, at=at, pool_samples=pool_samples)
-            course = _Course(generators, rotator, reuse, job.cap, show)
             while consumer.poll() is None and stop.asked is None:
                 course.step()
             if stop.asked == signal.SIGINT:
@@ -83,6 +87,8 @@ def run(
                 while consumer.poll() is None and clock.monotonic() < until and not hurry():
                     course.step()
             code = consumer.poll()
+        with suppress(WlshardError):  # the run is over: that its last line cannot be told is no failure
+            course.look()
     return INTERRUPTED if stop.asked is not None or code is None else code
 
 
@@ -113,24 +119,18 @@ class _Course:
             self._next = begun + max(TURN_S, 10 * took)  # a pool of very many shards takes long to look at
         self._generators.step(max(0.0, self._next - clock.monotonic()))
 
-    def _turn(self) -> None:
+    def look(self) -> PoolStatus | None:
+        """Show how it stands; None: the store does not say."""
         pool = self._rotator.pool
         try:
             status = pool.status()
+            self._promoted.setdefault(status.generation, status.samples)  # there before us, or by others
+            for generation in (status.generation - 1, status.generation):  # the one before may still be read
+                if generation in self._promoted:
+                    self._served[generation] = sum(note.served for note in pool.served(generation))
         except StoreUnavailable as error:
             log.warning("%s", error)
-            return
-        done = self._generators.done
-        rest = done and not self._emptied
-        if not status.samples or status.reuse >= self._reuse:
-            rotation = self._rotator.turn(buffered=status.buffer.samples, rest=rest)
-            self._emptied = done
-            if rotation is not None:
-                self._promoted[rotation.generation] = rotation.promoted.samples
-        self._promoted.setdefault(status.generation, status.samples)  # there before us
-        for generation in (status.generation - 1, status.generation):  # the one before may still be read
-            if generation in self._promoted:
-                self._served[generation] = sum(note.served for note in pool.served(generation))
+            return None
         served = sum(self._served.values())
         self._show(
             Snapshot(
@@ -143,6 +143,19 @@ class _Course:
                 reuse=served / max(1, sum(self._promoted.values())),
             )
         )
+        return status
+
+    def _turn(self) -> None:
+        status = self.look()
+        if status is None:
+            return
+        done = self._generators.done
+        rest = done and not self._emptied
+        if not status.samples or status.reuse >= self._reuse:
+            rotation = self._rotator.turn(buffered=status.buffer.samples, rest=rest)
+            self._emptied = done
+            if rotation is not None:
+                self._promoted[rotation.generation] = rotation.promoted.samples
 
 
 def _everywhere(url: str) -> str:

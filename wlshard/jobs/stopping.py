@@ -10,15 +10,19 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Self
 
-_ENDING = signal.SIGTERM, signal.SIGINT
+
+def _ending() -> list[int]:
+    """List the signals that ask to end: a closed terminal's too, unless nohup or its like has it ignored."""
+    heeded = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if heeded else [])]
 
 
 class Stopped(BaseException):
-    """SIGTERM or SIGINT came. Not an Exception: the user's `except Exception` must not keep it."""
+    """SIGTERM, SIGINT or SIGHUP came. Not an Exception: the user's `except Exception` must not keep it."""
 
 
 class SealFirst:
-    """While the block runs, SIGTERM and SIGINT raise Stopped; when it is left, they are delivered.
+    """While the block runs, SIGTERM, SIGINT and SIGHUP raise Stopped; when it is left, they are delivered.
 
     So who holds something unfinished can finish it first. Inside `held()` they are remembered instead and
     raised at its end. Outside the main thread, where Python has no signals, it does nothing.
@@ -31,7 +35,7 @@ class SealFirst:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in _ENDING:
+            for number in _ending():
                 self._before[number] = signal.signal(number, self._hear)
         return self
 
@@ -62,7 +66,7 @@ class SealFirst:
 
 
 class StopFlag:
-    """While the block runs, SIGTERM and SIGINT only set `asked` and wake a selector that watches `fileno`.
+    """While the block runs, SIGTERM, SIGINT and SIGHUP only set `asked` and wake who watches `fileno`.
 
     For who supervises others: nothing is interrupted half-way. `count` tells how often they came.
     """
@@ -77,7 +81,7 @@ class StopFlag:
         self._pipe = os.pipe()
         for end in self._pipe:
             os.set_blocking(end, False)
-        for number in _ENDING:
+        for number in _ending():
             self._before[number] = signal.signal(number, self._hear)
         return self
 

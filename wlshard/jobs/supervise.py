@@ -215,15 +215,21 @@ def _device(gpus: Sequence[str], worker: int) -> str:
 def supervise(
     job: Job, parallel: int = 1, *, gpus: Sequence[str] = (), show: Callable[[Totals], None]
 ) -> tuple[Totals, bool]:
-    """Run generators until they are done, or SIGINT or SIGTERM comes; tell the totals, and whether it came.
+    """Run generators until they are done, or a signal asks to end; tell the totals, and whether one came.
 
     show: hears the totals at every news, once a second at least. A second signal kills instead of waiting.
     """
     with StopFlag() as stop:
         generators = Generators(job, parallel, gpus=gpus, hurry=lambda: stop.count > 1)
-        with generators:
-            generators.watch(stop, stop.drain)
-            while not generators.done and stop.asked is None:
-                generators.step(1.0)
-                show(generators.totals())
+        try:
+            with generators:
+                generators.watch(stop, stop.drain)
+                while not generators.done and stop.asked is None:
+                    generators.step(1.0)
+                    show(generators.totals())
+        except WlshardError:
+            made = generators.totals()
+            if made.sealed:
+                log.warning("what was whole is sealed: %d samples in %d shards", made.sealed, made.shards)
+            raise
         return generators.totals(), stop.asked is not None

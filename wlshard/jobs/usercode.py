@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import operator
 import os
 import sys
 import traceback
@@ -42,6 +43,7 @@ def user_code(what: str) -> Iterator[None]:
 def load(name: str) -> Function:
     """Import `MODULE:FUNCTION`; MODULE is a dotted name, looked for in the current folder too, or a .py file.
 
+    FUNCTION may be of something in the module: `thing.method`. A file in a package is imported as part of it.
     UsageError: no such form or nothing callable; NotFound: no such module or function; UserCodeError: the
     module's own code fails.
     """
@@ -51,7 +53,7 @@ def load(name: str) -> Function:
     with user_code(f"importing {module_name}"):
         module = _load_file(module_name) if module_name.endswith(".py") else _load_module(module_name)
     try:
-        function = getattr(module, function_name)
+        function = operator.attrgetter(function_name)(module)
     except AttributeError:
         there = [each for each, value in vars(module).items() if inspect.isgeneratorfunction(value)]
         advice = f"its generators are: {', '.join(there)}" if there else "it has no generator functions"
@@ -62,10 +64,13 @@ def load(name: str) -> Function:
     return result
 
 
+def _look_in(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
 def _load_module(name: str) -> ModuleType:
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    _look_in(os.getcwd())
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -77,15 +82,22 @@ def _load_module(name: str) -> ModuleType:
 
 def _load_file(path: str) -> ModuleType:
     path = os.path.abspath(path)
-    name = os.path.basename(path)[: -len(".py")]
+    if not os.path.isfile(path):
+        raise NotFound("there is no such Python file", url=path)
+    folder, file = os.path.split(path)
+    _look_in(folder)  # as `python path/to/file.py` does: its neighbours can be imported
+    name = file[: -len(".py")]
+    while os.path.isfile(os.path.join(folder, "__init__.py")):
+        folder, package = os.path.split(folder)
+        name = f"{package}.{name}"
+    if "." in name:  # in a package, so that its relative imports work
+        _look_in(folder)
+        return importlib.import_module(name)
     if name in sys.modules:
         name = f"{name}_of_the_user"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not os.path.isfile(path):
-        raise NotFound("there is no such Python file", url=path)
-    folder = os.path.dirname(path)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # as `python path/to/file.py` does: its neighbours can be imported
+    assert spec is not None
+    assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

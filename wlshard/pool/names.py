@@ -14,6 +14,7 @@ SHARDS = "shards"
 GENERATIONS = "generations"
 LEASES = "leases"
 SETTINGS = "wlshard.json"
+GENERATION = re.compile(r"(.+)@([0-9]{1,10})")  # POOL@n, for readers
 
 _WRITER = r"[0-9]{8}T[0-9]{6}-[A-Za-z0-9_]+-[0-9a-f]{16}"
 _SHARD = re.compile(rf"({_WRITER})-([0-9]{{6,12}})-([0-9]{{1,12}})-([0-9a-f]{{32}})\.tar")

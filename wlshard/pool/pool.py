@@ -13,7 +13,7 @@ from wlshard.pool.accounting import Accounting, Served
 from wlshard.pool.buffer import SealedShard, sealed_shards
 from wlshard.pool.generations import Generations
 from wlshard.pool.manifest import FORMAT, Manifest, parse_object
-from wlshard.pool.names import SETTINGS, SHARDS
+from wlshard.pool.names import GENERATION, SETTINGS, SHARDS
 from wlshard.pool.rotate import Rotation, rotate
 from wlshard.store.base import Store, object_url
 from wlshard.store.connect import connect
@@ -56,6 +56,9 @@ class Pool:
             raise UsageError(
                 f"keep={keep}: readers need the generation before the newest, so 2 or more", url=self.url
             )
+        of = GENERATION.fullmatch(self.url)
+        if of and not self.exists() and Pool(of[1]).exists():
+            raise UsageError("names a generation, and those never change: name the pool", url=self.url)
         new = {"format": FORMAT, "pool": os.urandom(16).hex(), "keep": keep, "schema": None}
         data = json.dumps(new, indent=1).encode() + b"\n"
         if self.store.create(SETTINGS, data):

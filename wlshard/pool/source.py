@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wlshard.errors import NotFound
+from wlshard.pool.names import GENERATION
 from wlshard.pool.pool import Pool
 from wlshard.shards.expand import expand
 
-_GENERATION = re.compile(r"(.+)@([0-9]{1,10})")
 # Nothing that looks like this is asked for a pool: one request less where shards lie on a web server.
 _SHARDS = re.compile(r"-|.*(::|[{}*?]|\.(tar|tgz|json|idx)(\.\w+)?$)", re.DOTALL)
 
@@ -37,7 +37,7 @@ def resolve(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | 
     if isinstance(source, str | os.PathLike) and not _SHARDS.fullmatch(text := os.fspath(source)):
         if (pool := Pool(text)).exists():
             return Resolved(pool)
-        found = _GENERATION.fullmatch(text)
+        found = GENERATION.fullmatch(text)
         if found and (pool := Pool(found[1])).exists():
             return Resolved(pool, pool.manifest(int(found[2])).generation)
     return Resolved(urls=expand(source))
