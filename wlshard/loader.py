@@ -96,7 +96,8 @@ class Loader:
         batches: an `iter()` is exactly so many batches of this rank, running on over the ends of epochs.
         drop_last: drops the last, unequal step; else its samples are divided over the ranks.
         rank, world_size: both or neither; default: torch.distributed, else the launcher's variables.
-        on_error: "skip" counts bad samples and leaves their batch shorter; 100 in a row are an error.
+        on_error: "skip" counts bad samples; batches are shorter, on several ranks never empty (a good sample
+            comes twice, "padded"); 100 in a row are an error.
         follow: on a pool, "epoch" takes the newest generation at each epoch, None stays with the first.
         cache_dir: where indexes made by scanning local shards are kept.
         timeout_s: how long an empty pool is waited for.
@@ -144,7 +145,7 @@ class Loader:
             raise UsageError(f'follow={follow!r}: say "epoch", or None to stay with one generation')
         if rank is not None and world_size is not None:
             rank, world_size = whole("rank", rank), whole("world_size", world_size)
-        if rank is not None or world_size is not None:
+        if (rank, world_size) != (None, None):
             detect_place(rank, world_size)
         self._collate: Callable[[list[Any]], Any] | None = None
         if batch_size is not None:
@@ -167,7 +168,7 @@ class Loader:
         self._taken = 0  # of the `batches` of the iter() under way
         self._turn: object = None  # stands for the one iterator in use
         self._closed = False
-        self._counts = {"samples": 0, "batches": 0, "epochs": 0}
+        self._counts = {"samples": 0, "batches": 0, "epochs": 0, "padded": 0}
 
     def __iter__(self) -> Iterator[Any]:
         return self._iterate(None)
@@ -212,7 +213,7 @@ class Loader:
             "epoch": course.number,
             "generation": course.at.generation,
             "skipped": self._finish.skipped.faults + course.skipped,
-            "padded": course.padded,
+            "padded": course.padded + self._counts["padded"],
             "waited_s": course.waited_s,
             "announced_bytes": course.epoch.announced_bytes() if course.epoch else None,
         }
@@ -248,9 +249,7 @@ class Loader:
                     self._count_batch(step[0], batches is not None)
                     yield step[1]
                     if turn is not self._turn:
-                        raise UsageError(
-                            "this loader was closed or begun again while this iterator was in use"
-                        )
+                        raise UsageError("this loader was closed or begun again, this iterator is over")
             done = True
         finally:
             if turn is self._turn:
@@ -277,10 +276,13 @@ class Loader:
     def _chain_end(self) -> int:
         return (self._course.number // self._epochs + 1) * self._epochs
 
-    def _make(self, placed: list[Placed], epoch: int) -> tuple[int, Any]:
+    def _make(self, placed: list[Placed], epoch: int, coming: Iterator[Placed] | None) -> tuple[int, Any]:
         samples = self._finish(placed, epoch)
         if not samples:
-            return 0, None
+            if coming is None:
+                return 0, None
+            samples = [self._finish.stand_in(coming, epoch)]
+            self._counts["padded"] += 1
         return len(samples), samples[0] if self._collate is None else self._collate(samples)
 
     def _count_batch(self, samples: int, by_count: bool) -> None:

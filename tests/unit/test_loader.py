@@ -409,6 +409,34 @@ def test_a_batch_without_a_good_sample_is_left_out() -> None:
         assert found(loader) == [["0", "1"], ["4", "5"]]
 
 
+@pytest.mark.parametrize("shuffle", [0, 24])
+@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("bad", [{0, 1}, {2, 3, 4, 5, 6, 7}, {7, 10, 11}])
+def test_ranks_that_skip_take_as_many_steps_and_resume_at_each(batch_size, bad, shuffle) -> None:
+    rows = [{"__key__": str(n), "a.cls": b"x" if n in bad else b"1"} for n in range(12)]
+
+    def rank(number: int, state: dict | None = None) -> tuple[list[dict], dict, list[str]]:
+        states, flat = [], []
+        options = {"batch_size": batch_size, "shuffle": shuffle, "on_error": "skip"}
+        with Loader(rows, **options, rank=number, world_size=2) as loader:
+            if state is not None:
+                loader.load_state_dict(state)
+            steps = len(loader)
+            for batch in loader:
+                states.append(loader.state_dict())
+                flat += batch["__key__"] if batch_size else [batch["__key__"]]
+            assert len(states) == steps
+            return states, loader.stats(), flat
+
+    (states, stats, one), (others, other_stats, other) = rank(0), rank(1)
+    assert states == others
+    assert set(one + other) == {str(n) for n in range(12) if n not in bad}
+    assert stats["skipped"] + other_stats["skipped"] == len(bad)
+    assert len(one + other) == 12 - len(bad) + stats["padded"] + other_stats["padded"]
+    for state in states[:-2]:
+        assert rank(0, state)[0][-1] == rank(1, state)[0][-1] == states[-1]
+
+
 def test_a_hundred_bad_samples_in_a_row_are_too_many() -> None:
     def rows(bad: int) -> list[dict]:
         return [{"__key__": str(n), "a.cls": b"1" if n % (bad + 1) == 0 else b"x"} for n in range(300)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import gcd
 from typing import Any
@@ -27,14 +27,15 @@ class Course:
     """Steps of this rank, epoch after epoch. `epoch` is the one under way, None between them.
 
     `find_feed` is called at first use and may look at the store. `finish` makes of the samples read in a
-    step, and the epoch's number, what the consumer gets. `padded` and `waited_s` (for storage, for a pool's
-    first samples) count from the beginning; `empty` the epochs in a row that had no step.
+    step, and the epoch's number, what the consumer gets; where other ranks would wait in vain, samples to
+    come are given too, to take one if none of the step is good. `padded` and `waited_s` (for storage, for a
+    pool's first samples) count from the beginning; `empty` the epochs in a row that had no step.
     """
 
     def __init__(
         self,
         find_feed: Callable[[], Feed],
-        finish: Callable[[list[Placed], int], Any],
+        finish: Callable[[list[Placed], int, Iterator[Placed] | None], Any],
         *,
         batch: int,
         shuffle: int,
@@ -108,7 +109,8 @@ class Course:
             self.epoch = self._begin()
         found = next(self.epoch, None)
         if found is not None:
-            done = self._finish(found, self._at.epoch)
+            shared = self._skip and self.epoch.plan.world > 1
+            done = self._finish(found, self._at.epoch, self.epoch.look_ahead() if shared else None)
             self.epoch.advance(len(found))
             self._note(len(found))
             return done

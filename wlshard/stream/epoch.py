@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any, Self
 
 from wlshard.stream.ahead import ReadAhead
@@ -59,6 +60,7 @@ class Epoch:
         self.next_batch = plan.start
         self.padded = 0
         self._padded = 0
+        self._later: deque[tuple[list[Placed], int]] = deque()  # steps looked at before their turn
         self.steps: int | None = None
         self.held_samples = 0
         self._unreleased = 0
@@ -74,8 +76,18 @@ class Epoch:
         return self
 
     def __next__(self) -> list[Placed]:
-        found, self._padded = next(self._steps)
+        found, self._padded = self._later.popleft() if self._later else next(self._steps)
         return found
+
+    def look_ahead(self) -> Iterator[Placed]:
+        """Give the samples of this rank's steps to come; they are held, and come again in their turn."""
+        for number in count():
+            if number == len(self._later):
+                step = next(self._steps, None)
+                if step is None:
+                    return
+                self._later.append(step)
+            yield from self._later[number][0]
 
     def advance(self, samples: int) -> None:
         """Count the step as given; its `samples` are no longer held."""

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain, islice
 from typing import Any
 
-from wlshard.errors import CodecError, GroupingError, NotFound, TarError, UsageError, UserCodeError
+from wlshard.errors import (
+    CodecError,
+    GroupingError,
+    NotFound,
+    TarError,
+    TooManyBadSamples,
+    UsageError,
+    UserCodeError,
+)
 from wlshard.sample import Sample
 from wlshard.shards.reader import OnError
-from wlshard.shards.tally import Tally
+from wlshard.shards.tally import FAILURES_IN_A_ROW, Tally
 from wlshard.stream.fields import Prepare, transformer
 from wlshard.stream.window import Placed
 
@@ -23,6 +33,7 @@ class Finisher:
         self, prepare: Prepare, on_error: OnError, *, transform: Callable[..., Any] | None, seed: int
     ) -> None:
         self.skipped = Tally()
+        self._last: Placed | None = None  # that was good
         self._prepare = prepare
         self._skip = skips(on_error)
         self._transform = None if transform is None else transformer(transform, seed)
@@ -33,11 +44,7 @@ class Finisher:
         counted = 0  # of those found
         for place, row in placed:
             try:
-                if not isinstance(row, dict):
-                    raise row
-                sample = self._prepare(row)
-                if self._transform is not None:
-                    sample = self._transform(sample, row, epoch, place)
+                sample = self._make(place, row, epoch)
             except BAD_SAMPLE as error:
                 if not self._skip:
                     raise
@@ -46,8 +53,27 @@ class Finisher:
                 self.skipped.fault(error)
             else:
                 found.append(sample)
+                if self._skip:
+                    self._last = place, row
         self.skipped.samples += len(found) - counted
         return found
+
+    def stand_in(self, coming: Iterator[Placed], epoch: int) -> Any:
+        """Make the first good one of these samples, else the last good one again: ranks step together."""
+        known = [] if self._last is None else [self._last]
+        for place, row in chain(islice(coming, FAILURES_IN_A_ROW), known):
+            with suppress(*BAD_SAMPLE):  # told and counted in its own turn
+                return self._make(place, row, epoch)
+        raise TooManyBadSamples(
+            f"epoch {epoch} has no good sample left for this rank, and the other ranks wait for one: repair "
+            "the shards, or begin the next epoch on all ranks"
+        )
+
+    def _make(self, place: int, row: Sample | TarError | GroupingError, epoch: int) -> Any:
+        if not isinstance(row, dict):
+            raise row
+        sample = self._prepare(row)
+        return sample if self._transform is None else self._transform(sample, row, epoch, place)
 
 
 class Prepared:
