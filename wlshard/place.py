@@ -51,7 +51,6 @@ def detect_place(
         raise UsageError("give rank and world_size together, or neither")
     if rank is not None and world_size is not None:
         return _chosen(rank, world_size, "arguments")
-    _check_torch_worker()
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return _chosen(distributed.get_rank(), distributed.get_world_size(), "torch.distributed")
@@ -67,7 +66,8 @@ def detect_place(
     return Place()
 
 
-def _check_torch_worker() -> None:
+def refuse_dataloader_worker() -> None:
+    """Raise UsageError in one of several workers of a torch DataLoader, which know nothing of each other."""
     data = sys.modules.get("torch.utils.data")
     worker = data.get_worker_info() if data is not None and hasattr(data, "get_worker_info") else None
     if worker is not None and worker.num_workers > 1:

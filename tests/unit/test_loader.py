@@ -327,6 +327,9 @@ def test_workers_of_a_torch_dataloader_are_refused_unless_they_divide_the_data(m
     worker.num_workers = 1
     with Loader(ROWS, batch_size=2) as loader:
         assert len(list(loader)) == 10
+        worker.num_workers = 2
+        with pytest.raises(UsageError, match="num_workers=0"):
+            next(iter(loader))
 
 
 def test_a_source_of_no_kind_is_refused() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 from loading import fill_pool, row, write_shards
 
 from wlshard import CursorMismatch, Loader
 from wlshard.testing.resume import check_resume, check_resume_over_worlds
+from wlshard.testing.values import same
 
 
 @pytest.mark.parametrize("shuffle", [0, 1, 60])
@@ -242,3 +244,13 @@ def test_the_oracle_sees_another_order_after_resume() -> None:
 
     with pytest.raises(AssertionError, match="of the rest is"):
         check_resume(lambda: Drifts([row(n) for n in range(6)], batch_size=2))
+
+
+def test_the_oracle_takes_nan_for_itself_and_tells_shapes_and_dtypes_apart() -> None:
+    rows = [{"x": float("nan"), "y": np.float32("nan"), "z": np.array([np.nan])} for _ in range(4)]
+    assert check_resume(lambda: Loader(rows, batch_size=2, collate_fn=list)) > 0
+    torch = pytest.importorskip("torch")
+    assert same(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
+    assert not same(torch.ones(1), torch.ones(3))
+    assert not same(torch.ones(2), torch.ones(2, dtype=torch.float64))
+    assert not same(float("nan"), 1.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from wlshard import clock
 from wlshard.errors import CursorMismatch, NotFound
-from wlshard.place import Place, detect_place
+from wlshard.place import Place, detect_place, refuse_dataloader_worker
 from wlshard.stream.cursor import Cursor
 from wlshard.stream.data import Data
 from wlshard.stream.epoch import Epoch, Plan, share_of
@@ -225,6 +225,8 @@ class Course:
         return data
 
     def _found_place(self) -> Place:
+        if self._rank is None:
+            refuse_dataloader_worker()  # at each epoch: this loader may have been used before it came here
         if self._place is None:
             self._place = detect_place(self._rank, self._world_size)
         return self._place

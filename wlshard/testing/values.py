@@ -18,7 +18,9 @@ def same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, np.ndarray):
         return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
-    equal = one == other
+    if any(getattr(one, name, None) != getattr(other, name, None) for name in ("shape", "dtype")):
+        return False
+    equal = (one == other) | ((one != one) & (other != other))  # NaN is itself
     return bool(equal.all() if hasattr(equal, "all") else equal)  # a torch tensor compares by element
 
 
