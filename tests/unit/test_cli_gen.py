@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +90,19 @@ def test_what_is_wrong_is_told_once_with_its_code(
     assert (ended.returncode, ended.stdout) == (code, "")
     assert told in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_on_a_terminal_warnings_have_lines_of_their_own(tmp_path: Path) -> None:
+    screen, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    words = [*GEN, "generators:quits", str(tmp_path / "p"), "--samples", "2"]
+    subprocess.run(words, env=environ(), stderr=terminal, check=True)
+    os.close(terminal)
+    lines = os.read(screen, 65536).decode().split("\n")
+    os.close(screen)
+    assert any("0/2" in line for line in lines)
+    (warned,) = (line for line in lines if "failed" in line and "traceback" in line)
+    assert warned.rstrip().rpartition("\r")[2].startswith("generators:quits failed")
 
 
 def test_who_cannot_go_on_tells_which_worker_it_was_and_what_is_sealed(tmp_path: Path) -> None:

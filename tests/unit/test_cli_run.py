@@ -287,6 +287,10 @@ def test_the_status_line_says_all_in_one() -> None:
     )
     waits = told(snapshot(generated=60, waiting_s=12.3, dropped=2, restarts=1))
     assert waits.endswith("· generators wait 12 s · dropped 2 · restarts 1")
+    large = Snapshot(Totals(generated=12345, waiting_s=12), 400, 400, 123, 1000, 54321, 12.5)
+    narrow = "made 12345, buffered 400/400, generation 123 (1000), served 54321, reuse 12.5"
+    assert told(large, 77) == f"{narrow}, generators wait 12 s"
+    assert len(narrow) == 77  # all that must be seen, on a terminal of 80 columns
 
 
 def test_off_a_terminal_a_status_line_comes_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,8 +95,9 @@ def _shown(samples: int | None, target: str) -> Iterator[Callable[[Totals], None
         yield warn
         return
     from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
-    with tqdm(total=samples, unit=" samples") as bar:
+    with logging_redirect_tqdm(), tqdm(total=samples, unit=" samples") as bar:
 
         def show(totals: Totals) -> None:
             warn(totals)

@@ -119,7 +119,7 @@ class StatusLine:
         self._latest = told(snapshot)
         if self._terminal:
             width = shutil.get_terminal_size().columns - 3  # and two blanks before what others print
-            self._write(f"\r\x1b[K{self._latest[:width]}  ")
+            self._write(f"\r\x1b[K{told(snapshot, width)[:width]}  ")
         elif time.monotonic() - self._shown_at >= LINE_S:
             self._tell()
 
@@ -142,8 +142,8 @@ class StatusLine:
             self._tell()
 
 
-def told(snapshot: Snapshot) -> str:
-    """Say a snapshot in a line."""
+def told(snapshot: Snapshot, width: int = 1000) -> str:
+    """Say a snapshot in a line; in fewer characters if it would be wider than that."""
     totals = snapshot.totals
     parts = [
         f"generated {totals.generated}",
@@ -158,4 +158,7 @@ def told(snapshot: Snapshot) -> str:
         parts.append(f"dropped {totals.dropped}")
     if totals.restarts:
         parts.append(f"restarts {totals.restarts}")
-    return " · ".join(parts)
+    line = " · ".join(parts)
+    if len(line) > width:
+        line = ", ".join(parts).replace("generated", "made").replace(" samples)", ")")
+    return line
