@@ -168,7 +168,7 @@ def read_all(shape: Shape, samples: int, world: int = 1, sample_bytes: float | N
         order = Order(samples, shape, 0, 0)
         share = Share(samples, shape.batch, rank=rank, world=world)
         strips = Strips(data, order, Line([0], [samples]), skip=False, ahead=order.lanes % world == 0)
-        for placed in steps_of(share, windows(order, share, strips.read)):
+        for placed, _ in steps_of(share, windows(order, share, strips.read)):
             found += [(place, sample["n.index"]) for place, sample in placed]
     return shard, found
 

@@ -134,13 +134,7 @@ class Epoch:
         self.held_samples = limit + order.window
         self._release_at = max(1, order.window // 2)
         self._ahead = ReadAhead(windows(order, share, read), Window.samples, limit)
-        return self._padding_last(steps_of(share, self._ahead), share)
-
-    def _padding_last(
-        self, steps: Iterator[list[Placed]], share: Share
-    ) -> Iterator[tuple[list[Placed], int]]:
-        for number, found in enumerate(steps, 1):
-            yield found, share.padded if number == share.steps else 0
+        return steps_of(share, self._ahead)
 
     def _streamed(self) -> Iterator[tuple[list[Placed], int]]:
         plan = self.plan

@@ -141,21 +141,21 @@ def read_window(order: Order, share: Share, read: Read, lane: int, number: int) 
     return Window(batches)
 
 
-def steps_of(share: Share, parts: Iterator[Window]) -> Iterator[list[Placed]]:
-    """Put together what each step of this rank consists of."""
+def steps_of(share: Share, parts: Iterator[Window]) -> Iterator[tuple[list[Placed], int]]:
+    """Put together each step's samples of this rank, and how many of them are padding."""
     held: dict[int, list[Placed]] = {}
     first = share.start + share.rank
     for batch in range(first, first + share.whole * share.world, share.world):
         while batch not in held:
             held.update(next(parts).batches)
-        yield held.pop(batch)
+        yield held.pop(batch), 0
     for step in range(share.whole, share.steps):
         found: list[Placed] = []
         for part in share.step(step):
             while part.batch not in held:
                 held.update(next(parts).batches)
             found += held.pop(part.batch)
-        yield found
+        yield found, share.padded
 
 
 def shuffled(rows: Iterator[Placed], shape: Shape, seed: int, epoch: int) -> Iterator[Placed]:
