@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
 
 from wlshard.codecs import encode
 from wlshard.errors import CodecError
-from wlshard.stream.lazy import LazySample, as_stored, changed_fields, stored_fields
+from wlshard.sample import Sample
+from wlshard.stream.lazy import LazySample, as_stored, changed_fields, result_as_stored, stored_fields
 
 
 @pytest.fixture
@@ -91,3 +93,68 @@ def test_a_dict_of_it_a_copy_and_a_missing_field(stored: dict[str, object]) -> N
 
 def test_images_as_asked(stored: dict[str, object]) -> None:
     assert LazySample(stored, "gray")["png"].dtype == np.float32
+
+
+def raw(**fields: object) -> Sample:
+    fields = {name.replace("_npy", ".npy"): value for name, value in fields.items()}
+    data = {name: memoryview(bytes(encode(name, value))) for name, value in fields.items()}
+    return {"__key__": "k", "__url__": "u.tar", **data}
+
+
+IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+
+
+def copied(came: Sample, lazy: LazySample) -> dict[str, bool]:
+    """For each field, whether it is stored as the very bytes it came as."""
+    return {name: value is came.get(name) for name, value in as_stored(lazy).items() if name[0] != "_"}
+
+
+def test_what_nobody_touches_is_the_bytes_it_came_as_even_broken_ones() -> None:
+    came = raw(cls=3) | {"jpg": memoryview(b"no jpeg")}
+    lazy = LazySample(dict(came))
+    lazy["cls"] += 1
+    assert lazy["cls"] == 4
+    assert copied(came, lazy) == {"cls": False, "jpg": True}
+    assert changed_fields(lazy) == {"cls"}
+
+
+def test_looking_changes_nothing() -> None:
+    came = raw(cls=3, json={"a": [1, float("nan")]}, png=IMAGE, x_npy=IMAGE, txt="é", mp=[1, 2])
+    came["json"] = memoryview(b'{ "a" : [1, NaN] }')  # not as we write it
+    lazy = LazySample(dict(came))
+    assert dict(lazy)["png"].tolist() == IMAGE.tolist()
+    assert all(copied(came, lazy).values())
+    assert changed_fields(lazy) == set()
+
+
+def test_pil_images_count_as_changed_only_when_they_are() -> None:
+    came = raw(png=IMAGE)
+    lazy = LazySample(dict(came), "pil")
+    image = lazy["png"]
+    assert copied(came, lazy) == {"png": True}
+    image.putpixel((0, 0), (9, 9, 9))
+    assert copied(came, lazy) == {"png": False}
+
+
+def test_renaming_copies_the_bytes() -> None:
+    came = raw(png=IMAGE)
+    lazy = LazySample(dict(came))
+    lazy["left.png"] = lazy.pop("png")
+    assert as_stored(lazy)["left.png"] is came["png"]
+    assert changed_fields(lazy) == {"left.png"}
+
+
+def test_a_new_dict_of_old_values_copies_the_bytes() -> None:
+    came = raw(png=IMAGE, json={"a": 1})
+    lazy = LazySample(dict(came))
+    made = result_as_stored(
+        lazy, {"__key__": "new", "png": lazy["png"], "json": json.loads(json.dumps(lazy["json"]))}
+    )
+    assert made["png"] is came["png"]
+    assert made["json"] == {"a": 1}
+
+
+def test_another_codec_means_encoding() -> None:
+    lazy = LazySample(raw(png=IMAGE))
+    lazy["jpg"] = lazy["png"]
+    assert as_stored(lazy)["jpg"] is lazy["png"]

@@ -46,7 +46,7 @@ class Argument(click.ParamType):  # type: ignore[type-arg]
             return name, text
 
 
-def _listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+def listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     if value is None:
         return None
     names = tuple(value.replace(",", " ").split())
@@ -86,9 +86,9 @@ _GENERATOR_OPTIONS = [
     parallel_option,
     click.option("--samples", type=COUNT, help="Samples to make in all.  [until ^C or its end]"),
     click.option("--seed", type=SEED, help="Same seed, -P, --samples: same samples.  [fresh]"),
-    click.option("--fields", callback=_listed, help="Names for the values of tuples: img.npy,seg.npy"),
+    click.option("--fields", callback=listed, help="Names for the values of tuples: img.npy,seg.npy"),
     click.option("--arg", "args", multiple=True, type=Argument(), help="A parameter of FUNCTION."),
-    click.option("--gpus", callback=_listed, help="CUDA devices for the processes in turn: 0,1"),
+    click.option("--gpus", callback=listed, help="CUDA devices for the processes in turn: 0,1"),
     click.option("--when-full", type=click.Choice(["wait", "drop"]), default="wait", show_default=True,
                  help="What to do with samples at --cap."),
     click.option("--shard-bytes", type=Bytes(), default="256M", show_default=True, help="Largest shard."),

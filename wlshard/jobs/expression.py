@@ -21,17 +21,8 @@ class Expression:
 
     def __init__(self, code: str, option: str, *, statements: bool = False) -> None:
         self._option = option
-        name = f"<{option}>"
-        linecache.cache[name] = len(code), None, code.splitlines(keepends=True), name  # for tracebacks
-        try:
-            self._code = compile(code.strip(), name, "exec" if statements else "eval")
-        except (SyntaxError, ValueError) as error:
-            raise UsageError(f"{option} {code!r} is no Python: {error}") from None
-        self._names: dict[str, Any] = {"__name__": "__wlshard__"}
-        if _mentions(self._code, "np"):
-            import numpy as np
-
-            self._names["np"] = np
+        self._code = compiled(code, option, statements=statements)
+        self._names = names_for(self._code)
 
     def value(self, sample: LazySample) -> Any:
         """Run the code on a sample. UserCodeError with the sample's key and url."""
@@ -54,6 +45,26 @@ class Expression:
                 key=sample.get(KEY),
                 url=sample.get(URL),
             ) from None
+
+
+def compiled(code: str, option: str, *, statements: bool) -> CodeType:
+    """Compile the code given to an option. UsageError: it is no Python."""
+    name = f"<{option}>"
+    linecache.cache[name] = len(code), None, code.splitlines(keepends=True), name  # for tracebacks
+    try:
+        return compile(code.strip(), name, "exec" if statements else "eval")
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{option} {code!r} is no Python: {error}") from None
+
+
+def names_for(*codes: CodeType) -> dict[str, Any]:
+    """Give the names that some codes start with: `np` if one of them mentions it."""
+    names: dict[str, Any] = {"__name__": "__wlshard__"}
+    if any(_mentions(code, "np") for code in codes):
+        import numpy as np
+
+        names["np"] = np
+    return names
 
 
 def _mentions(code: CodeType, name: str) -> bool:

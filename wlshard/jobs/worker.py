@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
-from wlshard import errors
 from wlshard.errors import UserCodeError, WlshardError
+from wlshard.jobs.engine import error_of
 from wlshard.jobs.job import Job, Progress
 from wlshard.jobs.targets import pool_of, published
 from wlshard.pool.buffer import sealed_shards
@@ -93,7 +93,7 @@ class Worker:
 
     def _take(self, told: dict[str, Any]) -> None:
         if "error" in told:
-            self.error, self.retry = _error(told["error"]), told["retry"]
+            self.error, self.retry = error_of(told["error"]), told["retry"]
             return
         if "finished" in told:
             self.finished = True
@@ -178,12 +178,3 @@ def _how(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     asked = " (asked to by a signal)" if code in (128 + signal.SIGTERM, 128 + signal.SIGINT) else ""
     return f"ended with exit code {code}{asked}"
-
-
-def _error(told: dict[str, Any]) -> WlshardError:
-    """Make the error again that a process told."""
-    kind = getattr(errors, told["error"], WlshardError)
-    made: WlshardError = kind(
-        told["message"], url=told["url"], member=told["member"], key=told["key"], offset=told["offset"]
-    )
-    return made

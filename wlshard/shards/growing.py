@@ -47,7 +47,9 @@ def encode_sample(key: object, sample: Sample) -> Members:
     for field in fields_of(tuple(sample)):
         member = f"{name}.{field}"
         payload = sample[field]
-        if type(payload) is not bytes:
+        if type(payload) is memoryview and payload.nbytes < LARGE_BYTES:
+            payload = payload.tobytes()
+        elif type(payload) is not bytes:
             payload = _encode(field, payload, name, member)
         size = len(payload)
         header = member_header(member, size)

@@ -21,7 +21,7 @@ class ClosedShard:
     seq: int  # from 1, within its writer
     samples: int
     bytes: int
-    index: Buffer
+    index: Buffer  # empty: it has none
     sha256: str  # of the whole tar, hex; "" unless the target wants it
 
 
@@ -46,29 +46,17 @@ class Target(Protocol):
         ...
 
 
-class TemplateTarget:
-    """Plain shards `x-%06d.tar`, numbered from 0, each with its index beside it.
+class PlainTarget:
+    """Plain shards, each with its index beside it; where number `seq` goes is the subclass's to say.
 
     force: replace outputs that are there; they are refused (UsageError) otherwise.
     """
 
     wants_sha256 = False
 
-    def __init__(self, template: str, *, force: bool = False) -> None:
-        self._template = template
+    def __init__(self, *, force: bool = False) -> None:
         self._force = force
         self._named = 0  # the newest shard whose tar has its name
-        try:
-            first, second = template % 0, template % 1
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"not a template ({error}): write it like x-%06d.tar", url=template) from error
-        if first == second or not first.endswith(".tar"):
-            raise UsageError(
-                "shards are named by number and end in .tar: write it like x-%06d.tar", url=template
-            )
-        if index_name(first) == index_name(second):
-            advice = "the number must come before the first dot, or all shards would share one index"
-            raise UsageError(f"{advice}: {index_name(first)}", url=template)
 
     def open_draft(self, seq: int) -> Draft:
         store, name = self._locate(seq)
@@ -90,7 +78,7 @@ class TemplateTarget:
             self._give_name(store, name, draft, shard.index)
             self._named = shard.seq
         store.sync("")
-        if self._force:
+        if self._force and shard.index:
             store.put(index_name(name), shard.index)
         return object_url(store.url, name)
 
@@ -98,11 +86,12 @@ class TemplateTarget:
         index = index_name(name)
         if self._force:
             # An index must never stand beside another tar than its own, whenever the power fails.
-            store.delete(index)
-            store.sync("")
+            if text:
+                store.delete(index)
+                store.sync("")
             draft.publish(name, replace=True)
             return
-        if not store.create(index, text):
+        if text and not store.create(index, text):
             self._refuse_existing(store, name)
             store.put(index, text)  # one without its tar, left by a writer that died
         if not draft.publish(name):
@@ -115,7 +104,7 @@ class TemplateTarget:
         return f"{n:09d}"
 
     def _locate(self, seq: int) -> tuple[Store, str]:
-        return locate(self._template % (seq - 1))
+        raise NotImplementedError
 
     @staticmethod
     def _refuse_existing(store: Store, name: str) -> None:
@@ -125,3 +114,25 @@ class TemplateTarget:
             return
         url = object_url(store.url, name)
         raise UsageError("exists already: choose another name, or force it to be replaced", url=url)
+
+
+class TemplateTarget(PlainTarget):
+    """Plain shards `x-%06d.tar`, numbered from 0."""
+
+    def __init__(self, template: str, *, force: bool = False) -> None:
+        super().__init__(force=force)
+        self._template = template
+        try:
+            first, second = template % 0, template % 1
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"not a template ({error}): write it like x-%06d.tar", url=template) from error
+        if first == second or not first.endswith(".tar"):
+            raise UsageError(
+                "shards are named by number and end in .tar: write it like x-%06d.tar", url=template
+            )
+        if index_name(first) == index_name(second):
+            advice = "the number must come before the first dot, or all shards would share one index"
+            raise UsageError(f"{advice}: {index_name(first)}", url=template)
+
+    def _locate(self, seq: int) -> tuple[Store, str]:
+        return locate(self._template % (seq - 1))

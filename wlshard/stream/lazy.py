@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Self
 
 from wlshard.codecs import decoder
 from wlshard.errors import CodecError, printable
-from wlshard.sample import KEY, URL, Sample, fields_of
+from wlshard.sample import KEY, URL, Sample, extension, fields_of
 
-_OWN = ("_stored", "_values", "_images")
+_OWN = ("_stored", "_values", "_images", "_decoded")
 _FIXED = (str, bytes, int, float, type(None))  # values that nobody can change in place
 
 
@@ -27,6 +27,8 @@ class LazySample(MutableMapping[str, Any]):
         self._stored = sample
         self._values: dict[str, Any] = {}
         self._images = images
+        # Of what was decoded: field, bytes, the value handed out, and what an image held then.
+        self._decoded: list[tuple[str, Any, Any, Any]] = []
 
     def __getitem__(self, name: str) -> Any:
         if name in self._values:
@@ -34,7 +36,10 @@ class LazySample(MutableMapping[str, Any]):
         if name not in self._stored:
             there = " ".join(printable(field) for field in fields_of(dict.fromkeys(self)))
             raise KeyError(f"no field {name!r}; there are: {there}")
-        value = self._values[name] = _own(_decode(self._stored, name, self._images))
+        data = self._stored[name]
+        decoded = _decode(self._stored, name, self._images)
+        value = self._values[name] = _own(decoded)
+        self._decoded.append((name, data, value, _pixels(value) if value is decoded else None))
         return value
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -75,6 +80,7 @@ class LazySample(MutableMapping[str, Any]):
         """Give a sample of its own with the same fields; values touched so far are shared, as in a dict."""
         twin = type(self)(dict(self._stored), self._images)
         twin._values.update(self._values)
+        twin._decoded += self._decoded
         return twin
 
 
@@ -85,20 +91,56 @@ _ABSENT = object()  # stands in `_stored` for a field that the user added
 def changed_fields(sample: LazySample) -> set[str]:
     """Name the fields that were added or differ from what is stored.
 
-    A value that can be changed in place (an image, what JSON held) is compared with the field decoded anew.
+    A value that can be changed in place (what JSON held, an array) is compared with the field decoded anew,
+    an image with its pixels as they were.
     """
-    return {
-        name
-        for name, value in sample._values.items()
-        if (data := sample._stored[name]) is not value
-        and (data is _ABSENT or not _same(value, _decode(sample._stored, name, sample._images)))
-    }
+    return {name for name, value in sample._values.items() if not _is_stored(sample, name, value)}
 
 
 def as_stored(sample: LazySample) -> Sample:
     """Give the sample to be written: fields as they were stored, bytes and views, but for changed ones."""
-    changed = changed_fields(sample)
-    return {name: sample._values[name] if name in changed else sample._stored[name] for name in sample}
+    return result_as_stored(sample, sample)
+
+
+def result_as_stored(sample: LazySample, result: Mapping[str, Any]) -> Sample:
+    """Give what user code made of a sample to be written: as bytes wherever they are known, else values.
+
+    result: the sample itself, or a mapping of its own, whose values may be the sample's: what was left as it
+    came, also under another name of the same extension, is the bytes it came as, the very object.
+    """
+    if isinstance(result, LazySample):
+        sample, stored = result, result._stored.copy()
+        for name, value in sample._values.items():
+            if not _is_stored(sample, name, value):
+                stored[name] = _origin(sample, name, value)
+        return stored
+    return {name: _origin(sample, name, value) for name, value in result.items()}
+
+
+def _origin(sample: LazySample, name: str, value: Any) -> Any:
+    """Give the bytes that a value was decoded from if it still is what they say, else the value."""
+    for field, data, handed, held in sample._decoded:
+        if handed is value and extension(field) == extension(name):
+            return data if _is_as_it_came(sample, field, data, value, held) else value
+    return value
+
+
+def _is_stored(sample: LazySample, name: str, value: Any) -> bool:
+    data = sample._stored[name]
+    if data is value or data is _ABSENT:
+        return data is value
+    for field, came, handed, held in sample._decoded:
+        if handed is value and field == name and came is data:
+            return _is_as_it_came(sample, field, data, value, held)
+    return _same(value, _decode(sample._stored, name, sample._images))
+
+
+def _is_as_it_came(sample: LazySample, field: str, data: Any, value: Any, held: Any) -> bool:
+    if isinstance(value, _FIXED):
+        return True
+    if held is not None:
+        return bool(held == _pixels(value))
+    return _same(value, _decode({**sample._stored, field: data}, field, sample._images))
 
 
 def stored_fields(sample: LazySample) -> Sample:
@@ -126,6 +168,17 @@ def _own(value: Any) -> Any:
         return {name: _own(one) for name, one in value.items()}
     flags = getattr(value, "flags", None)
     return value.copy() if flags is not None and not flags.writeable else value
+
+
+def _pixels(value: Any) -> tuple[Any, ...] | None:
+    """Give all that tells an image from another, an array's or Pillow's; None: it is no image.
+
+    Decoding it again to see whether it has changed would cost a hundred times as much.
+    """
+    if hasattr(value, "putpixel"):
+        return value.mode, value.size, value.tobytes()
+    dtype = getattr(value, "dtype", None)
+    return (str(dtype), value.shape, value.tobytes()) if dtype is not None else None
 
 
 def _same(value: Any, other: Any) -> bool:

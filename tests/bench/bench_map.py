@@ -1,0 +1,147 @@
+"""Change one small field of each sample: wl-map's loop against webdataset's reader and writer.
+
+    python tests/bench/bench_map.py [--quick] [--folder DIR]
+
+One process each, in turn; no fsync on webdataset's side, ours included. Photographs are random bytes of
+their size: neither side decodes them. `cat` copies the same bytes. xargs: -P 2, a command that does nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+from wlshard.jobs.each import run_here
+from wlshard.jobs.map import map_jobs
+from wlshard.jobs.transform import Recipe
+from wlshard.shards.output import OutputShard
+
+Contender = Callable[[str], float]  # writes into the folder, gives samples a second
+TEXT = b'{"width": 64, "height": 64}'
+
+
+def make(path: str, samples: int, size: int, *, text: bool) -> None:
+    block = os.urandom(size + samples)
+    with OutputShard(path) as out:
+        for n in range(samples):
+            sample = {"__key__": f"{n:09d}", "jpg": block[n : n + size], "cls": b"%d" % (n % 10)}
+            out.write(sample | {"json": TEXT} if text else sample)
+
+
+def ours(path: str, samples: int) -> Contender:
+    def run(folder: str) -> float:
+        start = time.perf_counter()
+        (job,) = map_jobs([path], f"{folder}/out.tar", Recipe(code='_["cls"] += 1'))
+        assert run_here(job).written == samples
+        return samples / (time.perf_counter() - start)
+
+    return run
+
+
+def webdataset(path: str, samples: int) -> Contender:
+    import webdataset as wds
+
+    def run(folder: str) -> float:
+        start = time.perf_counter()
+        with wds.TarWriter(f"{folder}/out.tar") as out:
+            for sample in wds.WebDataset(path, shardshuffle=False):
+                sample["cls"] = str(int(sample["cls"]) + 1).encode()
+                out.write(sample)
+        return samples / (time.perf_counter() - start)
+
+    return run
+
+
+def cat(path: str, samples: int) -> Contender:
+    def run(folder: str) -> float:
+        start = time.perf_counter()
+        subprocess.run(f"cat {path} > {folder}/out.tar && sync {folder}/out.tar", shell=True, check=True)
+        return samples / (time.perf_counter() - start)
+
+    return run
+
+
+def wl_xargs(path: str, samples: int) -> Contender:
+    def run(folder: str) -> float:
+        command = [sys.executable, "-P", "-m", "wlshard.cli.xargs", "-q", "-P", "2", "-c", "true", path]
+        start = time.perf_counter()
+        subprocess.run([*command, "-o", f"{folder}/out.tar"], check=True)
+        return samples / (time.perf_counter() - start)
+
+    return run
+
+
+def xargs(samples: int) -> Contender:
+    lines = "".join(f"{n}\n" for n in range(samples)).encode()
+
+    def run(_: str) -> float:
+        start = time.perf_counter()
+        subprocess.run(["xargs", "-n", "1", "-P", "2", "sh", "-c", "true"], input=lines, check=True)
+        return samples / (time.perf_counter() - start)
+
+    return run
+
+
+def measure(contenders: dict[str, Contender], rounds: int, parent: str) -> dict[str, list[float]]:
+    """Run all contenders in turn, the first round to warm up."""
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_ in range(rounds + 1):
+        for name, run in contenders.items():
+            folder = tempfile.mkdtemp(dir=parent)
+            try:
+                speed = run(folder)
+            finally:
+                shutil.rmtree(folder)
+            if round_:
+                speeds[name].append(speed)
+    return speeds
+
+
+def show(title: str, base: str, speeds: dict[str, list[float]]) -> None:
+    print(f"\n| {title} | samples/s, median | min–max | of {base} |\n|---|---|---|---|")
+    reference = statistics.median(speeds[base])
+    for name, found in speeds.items():
+        middle, low, high = (pick(found) for pick in (statistics.median, min, max))
+        print(f"| {name} | {middle:,.0f} | {low:,.0f}–{high:,.0f} | {middle / reference:.2f}× |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the samples, 3 rounds")
+    parser.add_argument("--folder", help="where to write (default: a temporary folder)")
+    parser.add_argument("--only", choices=["small", "photos", "xargs"], help="one table")
+    options = parser.parse_args()
+    small, photos, commands, rounds = (
+        (5_000, 1_000, 1_000, 3) if options.quick else (50_000, 20_000, 3_000, 5)
+    )
+    with tempfile.TemporaryDirectory(dir=options.folder) as parent:
+        if options.only in (None, "small"):
+            path = f"{parent}/small.tar"
+            make(path, small, 3000, text=True)
+            both = {"wlshard": ours(path, small), "webdataset": webdataset(path, small)}
+            show(f"{small:,} × (3 kB jpg, cls, json)", "webdataset", measure(both, rounds, parent))
+        if options.only in (None, "photos"):
+            path = f"{parent}/photos.tar"
+            make(path, photos, 110_000, text=False)
+            three = {
+                "wlshard": ours(path, photos),
+                "webdataset": webdataset(path, photos),
+                "cat, sync": cat(path, photos),
+            }
+            show(f"{photos:,} × (110 kB jpg, cls)", "webdataset", measure(three, rounds, parent))
+        if options.only in (None, "xargs"):
+            path = f"{parent}/commands.tar"
+            make(path, commands, 3000, text=True)
+            pair = {"wl-xargs -P 2 -c true": wl_xargs(path, commands), "xargs -P 2": xargs(commands)}
+            show(f"{commands:,} × true", "xargs -P 2", measure(pair, rounds, parent))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What wl-map and wl-xargs have in common: their options, and how they run jobs and tell of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from wlshard.cli.entry import SKIPPED
+from wlshard.cli.options import json_option, parallel_option
+from wlshard.errors import UsageError, printable
+from wlshard.sample import fields_of
+
+if TYPE_CHECKING:
+    from wlshard.jobs.each import Done, Made, ShardJob
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+ON_ERROR = {"raise": "raise", "abort": "raise", "skip": "skip", "ignore": "ignore"}
+
+_OPTIONS = [
+    click.option("-o", "--output", required=True, metavar="OUT",
+                 help="A shard (.tar .tar.gz .tgz .tar.zst, - for stdout), or by a template one for each "
+                 "of IN: out-{0000..0999}.tar, out-%06d.tar."),
+    parallel_option,
+    click.option("--ledger", metavar="FILE",
+                 help="Where failed samples are listed.  [OUT's name.failed.jsonl]"),
+    click.option("--retry-failed", "retry", metavar="LEDGER",
+                 help="Only the samples of this ledger; IN may be left out."),
+    click.option("--force", is_flag=True, help="Replace outputs that are there."),
+    click.option("--engine", default="local", show_default=True, help="What runs the processes."),
+    json_option,
+]  # fmt: skip
+
+
+def each_options(function: Decorated) -> Decorated:
+    """Add the options that wl-map and wl-xargs have in common."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def sources(source: str | None, retry: str | None) -> tuple[list[str], dict[str, list[str]] | None]:
+    """Give the input shards, and of a ledger's samples their keys by shard."""
+    from wlshard.jobs.ledger import read
+    from wlshard.jobs.plan import inputs_of
+
+    if retry is None:
+        if source is None:
+            raise UsageError("name the shards to read, or - for stdin")
+        return inputs_of(source), None
+    keys = read(retry)
+    named = list(keys) if source is None else inputs_of(source)
+    return [url for url in named if url in keys], keys
+
+
+def do_jobs(
+    name: str, jobs: list[ShardJob], *, parallel: int, engine: str, output: str, ledger: str | None,
+    as_json: bool, every: int | None = None, verbose: bool = False, quiet: bool = False, **how: Any,
+) -> int:  # fmt: skip
+    """Run jobs, keep the ledger, show progress, tell the totals; give the exit code."""
+    from wlshard import clock
+    from wlshard.jobs.each import Done
+    from wlshard.jobs.ledger import append, ledger_name
+    from wlshard.jobs.plan import left_to_do, run_jobs
+
+    start, total = clock.monotonic(), Done()
+    todo = left_to_do(jobs)
+    ledger = ledger or ledger_name(output)
+    if jobs[0].force and os.path.exists(ledger):
+        os.unlink(ledger)
+    with _shown(every, verbose=verbose, quiet=quiet) as (heard, done):
+        for one in run_jobs(todo, parallel=parallel, engine=engine, heard=heard, **how):
+            append(ledger, one.failed)
+            total.add(one)
+            done(total)
+    result = {
+        "read": total.read, "written": total.written, "dropped": total.dropped, "failed": len(total.failed),
+        "faults": total.faults, "shards": total.shards, "already_done": len(jobs) - len(todo),
+        "ledger": ledger if total.failed else None, "seconds": clock.monotonic() - start,
+    }  # fmt: skip
+    _tell(name, result, as_json=as_json and output != "-", quiet=quiet)
+    return SKIPPED if total.failed or total.faults else 0
+
+
+def _tell(name: str, result: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        import json
+
+        print(json.dumps(result))
+    elif not quiet:
+        text = "{read} samples read, {written} written to {shards} shards, {dropped} dropped, {failed} failed"
+        if result["already_done"]:
+            text += "; {already_done} shards were there already"
+        if result["ledger"]:
+            text += "; those that failed are in {ledger}: see --retry-failed"
+        print(f"{name}: {text.format(**result)}, {result['seconds']:.1f} s", file=sys.stderr)
+
+
+@contextmanager
+def _shown(
+    every: int | None, *, verbose: bool, quiet: bool
+) -> Iterator[tuple[Callable[[Made], None], Callable[[Done], object]]]:
+    """Give who is told of each sample, and who of the totals after each job."""
+    bar, seen, told = None, 0, 0
+    if sys.stderr.isatty() and not quiet:
+        from tqdm import tqdm
+
+        bar = tqdm(unit=" samples")
+
+    def heard(made: Made) -> None:
+        nonlocal seen, told
+        if every and seen % every == 0:
+            print(f"{seen} {printable(made.sample['__key__'])}", file=sys.stderr)
+        if made.failed is not None:
+            told += 1
+            tell(made.failed)
+        for sample in made.samples if verbose else ():
+            print(printable(sample["__key__"]), *map(printable, fields_of(sample)), file=sys.stderr)
+        seen += 1
+        if bar is not None:
+            bar.update()
+
+    def tell(failed: dict[str, Any]) -> None:
+        if not quiet:
+            reason = printable(failed["error"]["message"].splitlines()[-1])
+            print(
+                f"failed: {printable(failed['key'])} of {printable(failed['url'])}: {reason}", file=sys.stderr
+            )
+
+    def done(total: Done) -> None:
+        nonlocal told
+        for failed in total.failed[told:]:
+            tell(failed)
+        told = len(total.failed)
+        if bar is not None:
+            bar.update(total.read - bar.n)
+
+    try:
+        yield heard, done
+    finally:
+        if bar is not None:
+            bar.close()

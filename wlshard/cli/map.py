@@ -1,0 +1,76 @@
+"""wl-map: Python code applied to each sample of shards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from wlshard.cli.each import ON_ERROR, do_jobs, each_options, sources
+from wlshard.cli.entry import command
+from wlshard.cli.options import COUNT
+
+
+@command(
+    "wl-map",
+    example="""
+    wl-map -c '_["cls"] -= 1' http://server/input.tgz -o output.tgz
+    wl-map -P 8 -l resize.py 'a-{000..999}.tar' -o 'b-{000..999}.tar'
+    wl-map -l augment.py --on-error skip train.tar -o augmented.tar
+    """,
+)
+@click.argument("source", metavar="[IN]", required=False)
+@click.option(
+    "-c", "--code", help="Run for each sample; _ is the sample, and what it is at the end the result."
+)
+@click.option("-C", "--precode", multiple=True, help="Run once, before: imports, functions. May be repeated.")
+@click.option("-l", "--load", "file", metavar="FILE", help="A Python file with transform(sample).")
+@click.option(
+    "-F",
+    "--format",
+    "images",
+    default="stored",
+    show_default=True,
+    metavar="IMAGES",
+    help="Images are decoded to rgb8, rgb, gray8, gray, pil … ; none: left as bytes.",
+)
+@click.option(
+    "-O", "--ordered", is_flag=True, help="Accepted: the output is always in the order of the input."
+)
+@click.option("--only", type=COUNT, metavar="N", help="Only the first N samples of each output.")
+@click.option("-e", "--every", type=COUNT, metavar="N", help="Show the key of every Nth sample on stderr.")
+@click.option(
+    "--on-error",
+    type=click.Choice(list(ON_ERROR)),
+    default="raise",
+    show_default=True,
+    help="Of a sample whose code fails: raise, skip it, or ignore: take it unchanged.",
+)
+@each_options
+def main(
+    source: str | None, code: str | None, precode: tuple[str, ...], file: str | None, images: str,
+    ordered: bool, only: int | None, every: int | None, on_error: str, retry: str | None, output: str,
+    force: bool, **how: Any,
+) -> int:  # fmt: skip
+    """Apply Python code to each sample of IN and write what it makes of it to OUT, in order.
+
+    The sample is a mapping of fields, __key__ and __url__. A field is decoded when the code touches it, and
+    encoded again only if it has changed: all else is copied byte for byte. The result is a sample, a list of
+    samples (each with its own __key__) or None, which drops it.
+
+    IN: shards in any form, a pool, or - for stdin. With -P n and many shards each process does one at a time;
+    run again, it does those that are missing. The output does not depend on -P.
+    """
+    from wlshard.jobs.map import map_jobs
+    from wlshard.jobs.transform import Recipe
+
+    del ordered
+    recipe = Recipe(code=code, file=file, precode=precode, images=False if images == "none" else images)
+    inputs, keys = sources(source, retry)
+    policy: Any = ON_ERROR[on_error]
+    jobs = map_jobs(inputs, output, recipe, on_error=policy, stop=only, keys=keys, force=force)
+    return do_jobs("wl-map", jobs, output=output, every=every, **how)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""A shell command for each sample, `wl-xargs`: its fields as files in a private folder, before and after."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shlex
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from wlshard import clock
+from wlshard.errors import GroupingError, UsageError, UserCodeError
+from wlshard.jobs.folders import emptied, private_folder
+from wlshard.sample import KEY, URL, Sample
+from wlshard.store.files import errors_of
+
+GRACE_S = 2.0  # from SIGTERM to SIGKILL for a command that we are asked to end
+TICK_S = 0.01
+LOOK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is run for each sample. All of it goes through JSON.
+
+    command: for /bin/sh; script: a file for the interpreter, or a command found on PATH. base: of the files
+    that are the sample. fields: those to put into the folder, None: all; missing: whether one that a sample
+    lacks is an error. exclude, include: regular expressions, searched in the names of files that come out.
+    separator: between the key and the base of a further sample. workdir: where the folders are made.
+    """
+
+    command: str | None = None
+    script: str | None = None
+    interpreter: str = "bash"
+    base: str = "sample"
+    fields: Sequence[str] | None = None
+    missing: Literal["ignore", "error"] = "ignore"
+    exclude: str | None = None
+    include: str | None = None
+    separator: str = ""
+    workdir: str | None = None
+
+
+def argv_of(order: Order) -> list[str]:
+    """Give the words to execute. UsageError: no command, or two."""
+    if (order.command is None) == (order.script is None):
+        raise UsageError("no command: give either -c SHELL or -S SCRIPT")
+    if order.script is None:
+        return ["/bin/sh", "-c", order.command or ""]
+    path = os.path.abspath(order.script)
+    if os.path.exists(path):
+        return [*shlex.split(order.interpreter), path]
+    return ["/bin/sh", "-c", order.script]
+
+
+def check(order: Order) -> None:
+    """Raise UsageError for an order that cannot be carried out for any sample."""
+    argv_of(order)
+    if not re.fullmatch(r"[^./\0][^./\0]*", order.base):
+        raise UsageError(f"the base {order.base!r} is no name of files: no dot, no slash")
+    for pattern in (order.exclude, order.include):
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise UsageError(f"{pattern!r} is no regular expression: {error}") from error
+
+
+def command(settings: Mapping[str, Any]) -> Callable[[Sample, int], list[Sample]]:
+    """Make the function of a sample from an order as JSON: the work of a shard job.
+
+    It changes the process's working folder, so it is for processes of an engine only.
+    """
+    return Command(Order(**settings))
+
+
+class Command:
+    """An order, ready to be carried out for one sample after the other."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._argv = argv_of(order)
+        self._environ = dict(os.environb)
+        self._exclude = re.compile(order.exclude) if order.exclude else None
+        self._include = re.compile(order.include) if order.include else None
+        self._folder = private_folder(order.workdir)
+        self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # until the process ends
+
+    def __call__(self, sample: Sample, number: int) -> list[Sample]:
+        """Give the samples that lie in the folder once the command is done, the sample's own first.
+
+        A field whose file still holds its bytes is that very object. UserCodeError: the command fails;
+        GroupingError: a field is missing and that is an error.
+        """
+        key, url = sample[KEY], sample[URL]
+        fields = self._fields(sample)
+        with errors_of(self._folder), emptied(self._folder, self._home):
+            for field in fields:
+                _put(f"{self._order.base}.{field}", sample[field])
+            code = _run(self._argv, self._environ | _about(key, url, number))
+            if code:
+                what = f"the command ended with exit code {code}: see above for what it printed"
+                raise UserCodeError(what, key=key, url=url)
+            return self._found(sample, key)
+
+    def _fields(self, sample: Sample) -> list[str]:
+        there = [name for name in sample if not name.startswith("__")]
+        wanted = self._order.fields
+        if wanted is None:
+            return there
+        if self._order.missing == "error":
+            for field in wanted:
+                if field not in sample:
+                    raise GroupingError(f"no field {field!r}; there are: {' '.join(there)}", key=sample[KEY])
+        return [name for name in there if name in wanted]
+
+    def _found(self, came: Sample, key: str) -> list[Sample]:
+        """Read the files that make samples: those with a dot in their name, and none before it."""
+        base = self._order.base
+        samples: dict[str, Sample] = {}
+        for name in sorted(os.listdir(".")):
+            stem, _, field = name.partition(".")
+            if not stem or not field or not self._wanted(name) or not os.path.isfile(name):
+                continue
+            field = field.lower()
+            own = stem == base
+            sample = samples.setdefault(stem, {KEY: key if own else f"{key}{self._order.separator}{stem}"})
+            if field in sample:
+                raise GroupingError(
+                    f"two files are the field {field}: names differ by more than case", key=key
+                )
+            with open(name, "rb") as file:
+                data = file.read()
+            before = came.get(field) if own else None
+            sample[field] = before if before is not None and before == data else data
+        first = [samples.pop(base)] if base in samples else []
+        return first + list(samples.values())
+
+    def _wanted(self, name: str) -> bool:
+        if self._exclude is not None and self._exclude.search(name):
+            return False
+        return self._include is None or self._include.search(name) is not None
+
+
+def _put(name: str, data: Any) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(fd, left) :]
+    finally:
+        os.close(fd)
+
+
+def _about(key: str, url: str, number: int) -> dict[bytes, bytes]:
+    return {b"WL_KEY": os.fsencode(key), b"WL_URL": os.fsencode(url), b"WL_INDEX": b"%d" % number}
+
+
+def _run(argv: list[str], environ: dict[bytes, bytes]) -> int:
+    """Run a command in a process group of its own, of which nothing is left; give its exit code."""
+    # Python ignores these two, the command expects the default.
+    default = [signal.SIGPIPE, signal.SIGXFSZ]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until we would end the command
+    try:
+        child = os.posix_spawnp(argv[0], argv, environ, setpgroup=0, setsigmask=before, setsigdef=default)
+    except OSError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise UsageError(f"cannot run {argv[0]}: {error.strerror}") from error
+    with _ended(child):
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _wait(child)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code if code >= 0 else 128 - code
+
+
+def _wait(child: int) -> None:
+    """Wait until the command has ended. It is not reaped yet, so its group's number is no other's already."""
+    try:
+        fd = os.pidfd_open(child)
+    except OSError:  # an old kernel
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        return
+    try:
+        # Not for ever at once: a signal just before a call that blocks is heard when that returns.
+        while not select.select([fd], [], [], LOOK_S)[0]:
+            pass
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _ended(group: int) -> Iterator[None]:
+    """When the block is left kill what runs in the group; if it is left by being stopped, ask it first."""
+    try:
+        yield
+    except BaseException:
+        os.killpg(group, signal.SIGTERM)
+        until = clock.monotonic() + GRACE_S
+        while clock.monotonic() < until and not _is_over(group):
+            clock.sleep(TICK_S)
+        raise
+    finally:
+        with suppress(PermissionError):  # somebody else's by now: sudo
+            os.killpg(group, signal.SIGKILL)
+
+
+def _is_over(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

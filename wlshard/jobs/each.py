@@ -1,0 +1,189 @@
+"""Shard jobs that do something to each sample: read shards, apply a function, write one shard.
+
+The function is named (`work`) and made from settings in the process that applies it, so that a job can be
+sent anywhere. It takes a sample and gives those it becomes, fields as bytes or values to encode.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from itertools import islice
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from wlshard.codecs import Buffer, encode
+from wlshard.errors import CodecError, GroupingError, UserCodeError, WlshardError
+from wlshard.jobs.engine import Answer
+from wlshard.sample import KEY, URL, Sample
+from wlshard.shards.naming import fields_of
+from wlshard.shards.output import OutputShard
+from wlshard.shards.reader import read_samples
+from wlshard.shards.tally import Tally
+
+OnError: TypeAlias = Literal["raise", "skip", "ignore"]
+Work: TypeAlias = Callable[[Sample, int], list[Sample]]
+Numbered: TypeAlias = tuple[int, Sample]  # a sample and its number in its shard
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One output shard and what makes it. All of it goes through JSON.
+
+    work: MODULE:FUNCTION of ours that makes the function of a sample from `settings`. on_error: of a sample
+    that fails: raise; skip, leave it out; ignore, take it unchanged. start, stop: the samples meant, counted
+    over all inputs; keys: by input, those meant (None: all).
+    """
+
+    inputs: Sequence[str]
+    output: str
+    work: str
+    settings: Mapping[str, Any]
+    on_error: OnError = "raise"
+    start: int = 0
+    stop: int | None = None
+    keys: Mapping[str, Sequence[str]] | None = None
+    force: bool = False
+
+
+@dataclass
+class Done:
+    """What a job did: samples read and written, samples that made none, damage in the inputs, failures."""
+
+    read: int = 0
+    written: int = 0
+    dropped: int = 0
+    faults: int = 0
+    shards: int = 0
+    failed: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, other: Done) -> None:
+        """Add what another job did."""
+        self.read += other.read
+        self.written += other.written
+        self.dropped += other.dropped
+        self.faults += other.faults
+        self.shards += other.shards
+        self.failed += other.failed
+
+
+class Made(NamedTuple):
+    """What one sample became; `failed`: why it became nothing, for the ledger."""
+
+    number: int
+    sample: Sample  # as it was read
+    samples: list[Sample]
+    failed: dict[str, Any] | None
+
+
+Heard: TypeAlias = Callable[[Made], object]
+
+
+@lru_cache(maxsize=4)
+def _work(name: str, settings: str) -> Work:
+    module, _, function = name.partition(":")
+    made: Work = getattr(import_module(module), function)(json.loads(settings))
+    return made
+
+
+def work_of(job: ShardJob) -> Work:
+    """Give the job's function of a sample; one and the same for equal settings."""
+    return _work(job.work, json.dumps(job.settings))
+
+
+def selected(job: ShardJob, tally: Tally) -> Iterator[Numbered]:
+    """Yield the samples that the job means, in order."""
+    read = islice(_all(job, tally), job.start, job.stop)
+    if job.keys is None:
+        yield from read
+        return
+    wanted = {url: set(keys) for url, keys in job.keys.items()}
+    for number, sample in read:
+        if sample[KEY] in wanted.get(sample[URL], ()):
+            yield number, sample
+
+
+def _all(job: ShardJob, tally: Tally) -> Iterator[Numbered]:
+    on_error: Literal["raise", "skip"] = "skip" if job.on_error == "skip" else "raise"
+    for url in job.inputs:
+        yield from enumerate(read_samples(url, on_error=on_error, tally=tally))
+
+
+def applied(job: ShardJob, samples: Iterable[Numbered]) -> Iterator[Made]:
+    """Apply the job's function to samples, in this process."""
+    work, on_error = work_of(job), job.on_error
+    for number, sample in samples:
+        came = dict(sample)
+        try:
+            made = Made(number, came, [_encoded(each, came) for each in work(sample, number)], None)
+        except (UserCodeError, CodecError, GroupingError) as error:
+            if on_error == "raise":
+                raise
+            made = Made(number, came, [came] if on_error == "ignore" else [], failure(came, number, error))
+        yield made
+        del sample, came, made  # their memory is needed for the next
+
+
+def _encoded(sample: Sample, came: Sample) -> Sample:
+    """Give the sample with all its fields as bytes; what was bytes stays the same object."""
+    for name in fields_of(tuple(sample)):
+        value = sample[name]
+        if type(value) is not memoryview and type(value) is not bytes:
+            sample[name] = _bytes(name, value, came)
+    return sample
+
+
+def _bytes(name: str, value: Any, came: Sample) -> Buffer:
+    try:
+        data = encode(name, value)
+    except CodecError as error:
+        error.key, error.url = came[KEY], came[URL]
+        raise
+    if isinstance(data, bytes):
+        return data
+    view = memoryview(data)
+    return view.cast("B") if view.c_contiguous else view.tobytes()
+
+
+def failure(sample: Sample, number: int, error: WlshardError) -> dict[str, Any]:
+    """Give the line of the ledger for a sample that failed."""
+    return {"url": sample[URL], "key": sample[KEY], "number": number, "error": error.as_json()}
+
+
+def write(job: ShardJob, made: Iterable[Made], tally: Tally, heard: Heard) -> Done:
+    """Write what samples became into the job's output, whole or not at all; `heard` is told of each."""
+    done = Done(shards=1)
+    with OutputShard(job.output, force=job.force) as output:
+        for one in made:
+            failed = one.failed
+            try:
+                for sample in one.samples:
+                    output.write(sample)
+            except GroupingError as error:  # a key twice, or a sample without a field
+                error.key, error.url = error.key or one.sample[KEY], error.url or one.sample[URL]
+                if job.on_error == "raise":
+                    raise
+                failed = failure(one.sample, one.number, error)
+            done.read += 1
+            if failed is not None:
+                done.failed.append(failed)
+            elif not one.samples:
+                done.dropped += 1
+            heard(one)
+            del one
+        done.written = output.samples
+    done.faults = tally.faults
+    return done
+
+
+def do_shard(args: Mapping[str, Any], _body: memoryview) -> Answer:
+    """Do a whole job in this process: a task for engines."""
+    return Answer(asdict(run_here(ShardJob(**args))))
+
+
+def run_here(job: ShardJob, heard: Heard = lambda _: None) -> Done:
+    """Do a whole job in this process, one sample after the other."""
+    tally = Tally()
+    return write(job, applied(job, selected(job, tally)), tally, heard)

@@ -1,0 +1,135 @@
+"""The local engine: processes of this machine, each doing one task after the other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Self
+
+from wlshard.errors import WorkerDied
+from wlshard.jobs.engine import Answer, Task, error_of
+from wlshard.jobs.frames import Frames, send
+
+GRACE_S = 5.0  # what a process may take to end what it does, once it was asked to
+
+
+class LocalEngine:
+    """`parallel` processes, started as they are needed. See `Engine`.
+
+    Leaving the block ends them: SIGTERM, and SIGKILL for who takes longer than five seconds. If this process
+    is killed they end by themselves.
+    """
+
+    def __init__(self, parallel: int) -> None:
+        self._parallel = parallel
+        self._idle: list[_Server] = []
+        self._servers: list[_Server] = []
+        self._lock = threading.Lock()
+        self._closing = False
+
+    def run(self, tasks: Iterable[Task], *, ahead: int | None = None) -> Iterator[Answer]:
+        threads = ThreadPoolExecutor(self._parallel, thread_name_prefix="wlshard-engine")
+        pending: deque[Future[Answer]] = deque()
+        try:
+            for task in tasks:
+                pending.append(threads.submit(self._do, task))
+                while pending and (pending[0].done() or (ahead is not None and len(pending) > ahead)):
+                    yield _first(pending)
+            while pending:
+                yield _first(pending)
+        finally:
+            if pending:
+                self.close()
+            threads.shutdown(cancel_futures=True)
+
+    def _do(self, task: Task) -> Answer:
+        server = self._take()
+        answer = server.do(task)
+        with self._lock:
+            self._idle.append(server)
+        return answer
+
+    def _take(self) -> _Server:
+        with self._lock:
+            if self._closing:
+                raise WorkerDied("the engine is being closed")
+            if not self._idle:
+                self._servers.append(_Server())
+                return self._servers[-1]
+            return self._idle.pop()
+
+    def close(self) -> None:
+        """End all processes and wait for that. May be called twice."""
+        with self._lock:
+            self._closing = True
+            servers, self._servers, self._idle = self._servers, [], []
+        for server in servers:
+            server.ask()
+        for server in servers:
+            server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _first(pending: deque[Future[Answer]]) -> Answer:
+    """Wait for the first answer; it is pending until it is there."""
+    answer = pending[0].result()
+    pending.popleft()
+    return answer
+
+
+class _Server:
+    """One process and the pipes to it; one thread at a time has it do a task."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-P", "-m", "wlshard.jobs.serve"]
+        # Its own session: the terminal's ^C is for us, who end it in order.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=0
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._to, self._from = self._process.stdin, self._process.stdout
+        self._frames = Frames(self._from.fileno())
+
+    def do(self, task: Task) -> Answer:
+        frame = None
+        with suppress(BrokenPipeError):
+            send(self._to.fileno(), {"function": task.function, "args": task.args}, task.body)
+            frame = self._frames.next()
+        if frame is None:
+            raise WorkerDied(f"a process {_how(self._process.wait())}; see above for what it printed")
+        head, body = frame
+        if "error" in head:
+            raise error_of(head["error"])
+        return Answer(head["value"], [body])
+
+    def ask(self) -> None:
+        """Ask it to end what it does."""
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGTERM)
+
+    def close(self) -> None:
+        try:
+            self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._to.close()
+        self._from.close()
+
+
+def _how(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

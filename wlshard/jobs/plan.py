@@ -1,0 +1,98 @@
+"""From what users write, IN and OUT, to shard jobs; and how they are run: over shards, or over samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+
+from wlshard.errors import NotFound, UsageError
+from wlshard.jobs.chunks import run_chunked
+from wlshard.jobs.each import Done, Heard, ShardJob, run_here
+from wlshard.jobs.engine import Task, open_engine
+from wlshard.pool.source import resolve
+from wlshard.shards.braces import expand_braces, expand_count
+from wlshard.shards.output import STDOUT, is_there
+from wlshard.shards.packing import compressor
+from wlshard.tar.index import index_name
+
+
+def inputs_of(source: str) -> list[str]:
+    """List the shards of a source: of a pool, those of its newest or named generation."""
+    found = resolve(source)
+    if found.pool is None:
+        return found.urls
+    shards = found.pool.shards(found.generation)
+    if not shards:
+        raise NotFound("this generation holds no samples yet: run wl-rotate, or wait for one", url=source)
+    return shards
+
+
+def outputs_of(output: str, inputs: int) -> list[str]:
+    """List the outputs of so many inputs: one for each, named by a template, or one for all.
+
+    A template is `out-{0000..0147}.tar`, `out-@000148.tar` or `out-%06d.tar`, which numbers from 0.
+    UsageError: a template that names another number of shards, a name twice, or an ending of no shard.
+    """
+    if output == STDOUT:
+        return [output]
+    try:
+        numbered = [output % number for number in range(inputs)]
+    except (TypeError, ValueError):
+        numbered = [one for braces in expand_braces(output) for one in expand_count(braces)]
+    if len(numbered) not in (1, inputs):
+        what = f"{len(numbered)} outputs for {inputs} inputs: name as many, or a single one for all"
+        raise UsageError(what, url=output)
+    for one in numbered:
+        compressor(one)
+    if len({index_name(one) for one in numbered}) < len(numbered):
+        raise UsageError("the outputs need names that differ before their first dot", url=output)
+    return numbered
+
+
+def plan(inputs: Sequence[str], output: str, job: ShardJob) -> list[ShardJob]:
+    """Give the jobs that fill the outputs: like `job`, but for their inputs and output."""
+    outputs = outputs_of(output, len(inputs))
+    if len(outputs) == 1:
+        return [replace(job, inputs=list(inputs), output=outputs[0])]
+    return [replace(job, inputs=[one], output=to) for one, to in zip(inputs, outputs, strict=True)]
+
+
+def left_to_do(jobs: Sequence[ShardJob]) -> list[ShardJob]:
+    """Leave out the jobs whose output is there: of many shards, those are done. A single one is not left
+    out, but will be refused."""
+    if len(jobs) == 1 or jobs[0].force:
+        return list(jobs)
+    return [job for job in jobs if not is_there(job.output)]
+
+
+def run_jobs(
+    jobs: Sequence[ShardJob],
+    *,
+    parallel: int,
+    engine: str = "local",
+    chunk_samples: int = 64,
+    in_process: bool = True,
+    heard: Heard = lambda _: None,
+) -> Iterator[Done]:
+    """Do the jobs, yielding what each did, in their order, once its output is published.
+
+    Several at a time, each in one process; a single one, or fewer than `parallel`, one after the other with
+    all processes on its samples. in_process: a single process need be none but this. `heard` is told of each
+    sample that is done in or through this process. The first job that fails ends the others.
+    """
+    if parallel == 1 and in_process:
+        yield from (run_here(job, heard) for job in jobs)
+        return
+    with open_engine(engine, parallel) as processes:
+        if len(jobs) < max(parallel, 2) or any(_bound_here(job) for job in jobs):
+            for job in jobs:
+                yield run_chunked(job, processes, parallel, chunk_samples, heard)
+            return
+        tasks = [Task("wlshard.jobs.each:do_shard", asdict(job)) for job in jobs]
+        for answer in processes.run(tasks):
+            yield Done(**answer.value)
+
+
+def _bound_here(job: ShardJob) -> bool:
+    """Tell whether a job is read and written in this process: stdin, stdout and memory:// are its own."""
+    return any(url == STDOUT or url.startswith("memory://") for url in (job.output, *job.inputs))
