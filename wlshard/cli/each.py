@@ -46,14 +46,14 @@ def each_options(function: Decorated) -> Decorated:
 def sources(source: str | None, retry: str | None) -> tuple[list[str], dict[str, list[str]] | None]:
     """Give the input shards, and of a ledger's samples their keys by shard."""
     from wlshard.jobs.ledger import read
-    from wlshard.jobs.plan import inputs_of
+    from wlshard.pool.source import shards_of
 
     if retry is None:
         if source is None:
             raise UsageError("name the shards to read, or - for stdin")
-        return inputs_of(source), None
+        return shards_of(source), None
     keys = read(retry)
-    named = list(keys) if source is None else inputs_of(source)
+    named = list(keys) if source is None else shards_of(source)
     return [url for url in named if url in keys], keys
 
 

@@ -5,26 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
-from wlshard.errors import NotFound, UsageError
+from wlshard.errors import UsageError
 from wlshard.jobs.chunks import run_chunked
 from wlshard.jobs.each import Done, Heard, ShardJob, run_here
 from wlshard.jobs.engine import Task, open_engine
-from wlshard.pool.source import resolve
 from wlshard.shards.braces import expand_braces, expand_count
 from wlshard.shards.output import STDOUT, is_there
 from wlshard.shards.packing import compressor
 from wlshard.tar.index import index_name
-
-
-def inputs_of(source: str) -> list[str]:
-    """List the shards of a source: of a pool, those of its newest or named generation."""
-    found = resolve(source)
-    if found.pool is None:
-        return found.urls
-    shards = found.pool.shards(found.generation)
-    if not shards:
-        raise NotFound("this generation holds no samples yet: run wl-rotate, or wait for one", url=source)
-    return shards
 
 
 def outputs_of(output: str, inputs: int) -> list[str]:
