@@ -99,6 +99,7 @@ def test_a_blank_in_an_extension_is_refused() -> None:
         (b"v1.2 1\n\n", 2),
         (b"v1.2 1\ncls 512 1\n", 2),
         (b"v1.2 1\ncls 512 1 my photo.cls\n", 2),
+        (b"v1.2 1\njpg cls 512 1 a.cls\n", 2),  # a word too many in front
         (b"v1.2 1\ncls 512 1_0 a.cls\n", 2),
         (b"v1.2 1\ncls +512 10 a.cls\n", 2),
         (b"v1.2 1\ncls 513 10 a.cls\n", 2),
