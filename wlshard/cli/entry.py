@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem, shell_complete
 
 from wlshard.errors import StoreUnavailable, UsageError, WlshardError
 
@@ -23,6 +24,16 @@ EXIT_CODES = """0 ok · 1 unexpected · 2 usage · 3 done, but something was ski
 130 interrupted"""
 
 
+class _Text(click.types.StringParamType):
+    """Text, which shells complete as the name of a file, as they do when nobody tells them better."""
+
+    def shell_complete(self, _ctx: object, _param: object, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+_TEXT = _Text()
+
+
 class Command(click.Command):
     """A command of ours: `main()` never raises anything but SystemExit."""
 
@@ -30,6 +41,9 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.example = example
         self.bare = bare
+        for param in self.params:
+            if param.type in (click.STRING, click.UNPROCESSED):
+                param.type = _TEXT
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # click would take the word after a bare `--watch` for its value, whatever it is.
@@ -52,6 +66,9 @@ class Command(click.Command):
         """Run the command with these arguments (sys.argv) and end the process with its exit code."""
         name = prog_name or self.name or "wlshard"
         argv = list(sys.argv[1:] if args is None else args)
+        variable = complete_variable(name)
+        if variable in os.environ:
+            sys.exit(shell_complete(self, {}, name, variable, os.environ[variable]))
         _take_streams()
         sys.exit(run(name, argv, lambda: self._run(name, argv)))
 
@@ -64,6 +81,11 @@ class Command(click.Command):
         if sys.stdout is not None:  # closed by who started us
             sys.stdout.flush()
         return int(code or 0)
+
+
+def complete_variable(name: str) -> str:
+    """Give the environment variable by which a shell asks this command for completions, as click names it."""
+    return f"_{name}_complete".replace("-", "_").upper()
 
 
 def command(
