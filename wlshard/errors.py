@@ -106,9 +106,13 @@ class StoreUnavailable(WlshardError):
 
 
 class TarError(WlshardError):
-    """Bytes that are not a whole, strict tar."""
+    """Bytes that are not a whole, strict tar.
+
+    `resumed_at`: the offset at which a pass that goes on behind the damage found something to read again.
+    """
 
     code = 20
+    resumed_at: int | None = None
 
 
 class GroupingError(WlshardError):

@@ -135,7 +135,7 @@ def test_before_the_first_rotation_the_fields_are_those_of_the_write_buffer(tmp_
     assert (found["samples"], found["looked_at"], row(found, "cls")[0]) == (0, 1, 1)
     lines = info(tmp_path / "pool").stdout.decode().splitlines()
     assert lines[3:5] == ["read pool: 0 samples in 0 shards, 0 bytes",
-                          "fields of the first 1 samples of the write buffer:"]  # fmt: skip
+                          "fields of the first sample of the write buffer:"]  # fmt: skip
     assert told(f"{tmp_path}/pool@0")["fields"] == {}
 
 
@@ -158,6 +158,7 @@ def test_control_characters_in_a_field_do_not_reach_the_terminal(tmp_path: Path)
     [
         (["none.tar"], 10),
         (["."], 10),
+        (["none.tar", "--verify"], 10),
         (["x-000000.tar", "-d", "bogus"], 2),
         (["x-000000.tar", "-c", "-1"], 2),
     ],
@@ -180,6 +181,65 @@ def test_help_ends_in_an_example_and_the_exit_codes_and_loads_nothing_heavy() ->
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.index("Example:") < shown.index("Exit codes:")
     assert shown.endswith("[]\n")
+
+
+def verified(*args: object, stdin: bytes = b"") -> tuple[int, dict[str, Any]]:
+    done = info(*args, "--verify", "--json", stdin=stdin)
+    assert done.stderr == b""
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_verify_adds_what_its_json_promises(shards: str, tmp_path: Path) -> None:
+    code, whole = verified(shards)
+    assert (code, whole["ok"], whole["faults"], whole["leftovers"]) == (0, True, [], [])
+    assert {**whole, **told(shards)} == whole  # and all that is there without it
+    path = tmp_path / "x-000001.tar"
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data[:-1024])
+    code, broken = verified(shards)
+    assert (code, broken["ok"]) == (20, False)
+    assert [fault["kind"] for fault in broken["faults"]] == ["tar", "index", "tar", "index"]
+    assert list(broken["faults"][0]) == ["url", "member", "key", "offset", "kind", "message"]
+    assert (broken["faults"][0]["url"], broken["faults"][0]["offset"]) == (str(path), 0)
+    assert row(broken, "cls")[0] == broken["samples"] == 4
+
+
+def test_verify_lists_faults_for_people(shards: str, tmp_path: Path) -> None:
+    path = tmp_path / "x-000000.tar"
+    path.write_bytes(path.read_bytes()[:-1024])
+    done = info(shards, "--verify")
+    assert (done.returncode, done.stderr) == (20, b"")
+    lines = done.stdout.decode().splitlines()
+    assert lines[-1] == "verified: 2 faults"
+    assert lines[-3].startswith(f"{path}, byte ")
+    assert ": tar: the tar has no end mark" in lines[-3]
+    assert info(tmp_path / "x-000001.tar", "--verify").stdout.endswith(b"verified: no faults\n")
+
+
+def test_verify_reads_stdin_and_a_pool_once(shards: str, tmp_path: Path) -> None:
+    code, found = verified("-", "-c", 2, stdin=(tmp_path / "x-000000.tar").read_bytes()[:-1024])
+    assert (code, found["samples"], found["looked_at"]) == (20, 2, 2)
+    pool = Pool(f"{tmp_path}/pool").create()
+    with ShardWriter(pool, shard_samples=2) as out:
+        for number in range(5):
+            out.write({"cls": number})
+            if number == 3:
+                pool.rotate()
+    code, found = verified(tmp_path / "pool")
+    assert (code, found["samples"], found["generation"], row(found, "cls")[0]) == (0, 4, 1, 4)
+    (tmp_path / "pool/generations/0000000001.json").write_bytes(b"{}")
+    code, found = verified(tmp_path / "pool")
+    assert (code, [fault["kind"] for fault in found["faults"]]) == (20, ["manifest"])
+    assert info(tmp_path / "pool", "--verify").returncode == 20
+
+
+def test_a_field_that_does_not_decode_is_counted_while_verifying(tmp_path: Path) -> None:
+    with RollingWriter(TemplateTarget(f"{tmp_path}/x-%06d.tar")) as out:
+        out.write({"npy": b"no array", "cls": b"1"})
+    code, found = verified(out.shards[0])
+    assert (code, found["fields"]["npy"]["undecodable"], found["fields"]["cls"]["undecodable"]) == (0, 1, 0)
+    assert b"1 field could not be decoded" in info(out.shards[0], "--verify").stdout
 
 
 def test_real_files(test_data: Path) -> None:

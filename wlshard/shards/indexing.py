@@ -44,7 +44,7 @@ def make_index(url: str) -> NewIndex:
             raise UsageError(f"a compressed shard ({compression}) cannot have an index: {advice}", url=url)
         steps = scan(tar, url, payloads=False, seek=_mover(source, url), block_bytes=_BLOCK_BYTES)
         with closing(steps):
-            for sample in Grouper(url, Tally()).samples(_located(steps)):
+            for sample in Grouper(url, Tally()).samples(located(steps)):
                 samples += 1
                 fields = islice(sample.items(), 2, None)  # behind __key__ and __url__
                 index.add(0, [_entry(field, place, url) for field, place in fields])
@@ -60,8 +60,8 @@ def _lseek(fd: int, offset: int) -> None:
     os.lseek(fd, offset, os.SEEK_SET)
 
 
-def _located(steps: Iterator[Found]) -> Iterator[Found]:
-    """Let each member's payload be where it lies."""
+def located(steps: Iterator[Found]) -> Iterator[Found]:
+    """Let each member's payload be where it lies: offset of the data, size, raw name, the payload itself."""
     for found in steps:
         end = found.name_bytes
         members: list[Any] = [

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from itertools import islice
 from typing import Any
 
 from wlshard.codecs import decoder
 from wlshard.errors import CodecError, WlshardError
-from wlshard.sample import KEY, Sample, fields_of
+from wlshard.sample import KEY, URL, Sample, fields_of
 from wlshard.shards.access import ShardAccess
 from wlshard.shards.expand import STDIN
 from wlshard.shards.reader import read_samples
@@ -19,12 +18,14 @@ from wlshard.store.connect import locate
 
 SHAPES = 20  # of one field, the most frequent ones
 
+Watch = Callable[[Sample, dict[str, int]], object]  # a decoded sample, and the bytes of its fields
+
 
 class FieldSurvey:
     """One field over many samples. Arrays are looked at whole, also those in lists and dicts (npz, ten)."""
 
     def __init__(self) -> None:
-        self.count = self.bytes = 0
+        self.count = self.bytes = self.undecodable = 0
         self.types: Counter[str] = Counter()
         self.dtypes: Counter[str] = Counter()
         self.shapes: Counter[tuple[int, ...]] = Counter()
@@ -62,19 +63,71 @@ class FieldSurvey:
             "min": _finite(self.min),
             "max": _finite(self.max),
             "bytes": self.bytes,
+            "undecodable": self.undecodable,
         }
 
 
 class Survey:
     """Of a list of shards: `samples` and `bytes` in all (None: only reading all of it would tell), the number
-    of shards, and `fields` over the first `looked_at` samples."""
+    of shards, and `fields` over the first `looked_at` samples.
 
-    def __init__(self, shards: int) -> None:
-        self.shards = shards
+    limit: look at so many samples, 0: at all. images: as for `codecs.decoder`; None leaves every field
+    undecoded. lenient: a field that does not decode is counted, not raised. watch: is given each sample
+    looked at, decoded.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int = 0,
+        images: bool | str | None = "stored",
+        lenient: bool = False,
+        watch: Watch | None = None,
+    ) -> None:
+        self.shards = 0
         self.samples: int | None = None
         self.bytes: int | None = None
         self.looked_at = 0
         self.fields: dict[str, FieldSurvey] = {}
+        self._limit, self._images, self._lenient, self._watch = limit, images, lenient, watch
+
+    def add(self, sample: Sample) -> bool:
+        """Look at a sample as it was read; False: it was the last. CodecError names url, key and member."""
+        decoded = dict(sample)
+        for name in fields_of(sample):
+            data = sample[name]
+            about = self.fields.setdefault(name, FieldSurvey())
+            try:
+                value = bytes(data) if self._images is None else decoder(name, self._images)(data)
+            except CodecError as error:
+                if self._lenient:
+                    about.undecodable += 1
+                    del decoded[name]
+                    continue
+                error.url, error.key = sample[URL], sample[KEY]
+                error.member = f"{sample[KEY]}.{name}"
+                raise
+            about.add(value, len(data))
+            decoded[name] = value
+        self.looked_at += 1
+        if self._watch is not None:
+            self._watch(decoded, {name: len(sample[name]) for name in fields_of(decoded)})
+        return self.looked_at != self._limit
+
+    def measure(self, urls: Sequence[str], samples: int | None = None) -> None:
+        """Look into the first samples of these shards and count all; only measure if `samples` is known.
+
+        Counting reads indexes, scans local shards that have none and decompresses compressed ones.
+        """
+        self.shards, self.samples = len(urls), samples
+        if samples is None:
+            with closing(_stream(urls)) as stream:
+                more = all(map(self.add, stream))
+                if more or STDIN in urls:
+                    self.samples = self.looked_at + sum(1 for _ in stream)
+                else:
+                    self.samples = _total(_counts(urls))
+        self.bytes = _total(sizes_of(urls))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -87,40 +140,9 @@ class Survey:
         }
 
 
-def survey(urls: Sequence[str], *, samples: int = 0, images: bool | str | None = "stored") -> Survey:
-    """Look at the first `samples` samples (0: all) of these shards, decoded, and count the rest.
-
-    images: as for `codecs.decoder`; None leaves every field undecoded. Counting reads indexes, scans local
-    shards that have none and decompresses compressed ones. CodecError names url, key and member.
-    """
-    found = Survey(len(urls))
-    with closing(_stream(urls)) as stream:
-        for sample in islice(stream, samples or None):
-            _add(found, sample, images)
-            found.looked_at += 1
-        if STDIN in urls or not samples or found.looked_at < samples:
-            found.samples = found.looked_at + sum(1 for _ in stream)
-        else:
-            found.samples = _total(_counts(urls))
-    found.bytes = _total(_sizes(urls))
-    return found
-
-
 def _stream(urls: Sequence[str]) -> Generator[Sample, None, None]:
     for url in urls:
         yield from read_samples(url)
-
-
-def _add(found: Survey, sample: Sample, images: bool | str | None) -> None:
-    for name in fields_of(sample):
-        data = sample[name]
-        try:
-            value = bytes(data) if images is None else decoder(name, images)(data)
-        except CodecError as error:
-            error.url, error.key = sample["__url__"], sample[KEY]
-            error.member = f"{sample[KEY]}.{name}"
-            raise
-        found.fields.setdefault(name, FieldSurvey()).add(value, len(data))
 
 
 def _counts(urls: Sequence[str]) -> Iterator[int | None]:
@@ -129,7 +151,8 @@ def _counts(urls: Sequence[str]) -> Iterator[int | None]:
             yield access.samples
 
 
-def _sizes(urls: Sequence[str]) -> Iterator[int | None]:
+def sizes_of(urls: Sequence[str]) -> Iterator[int | None]:
+    """Give the bytes of each shard as it is stored; None where nobody tells."""
     for url in urls:
         if url == STDIN:
             yield None

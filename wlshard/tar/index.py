@@ -17,8 +17,8 @@ from wlshard.tar.header import BLOCK
 
 Located = tuple[str, int, int, str]  # extension, offset of the data, size, name
 
-_WIDTHS = {b"v1.1": 3, b"v1.2": 4}
-_DIGITS = 18  # of an offset: below 10**18 the sum of two stays below 2**63
+WIDTHS = {b"v1.1": 3, b"v1.2": 4}
+DIGITS = 18  # of an offset: below 10**18 the sum of two stays below 2**63
 
 
 class Index:
@@ -122,9 +122,9 @@ def parse_index(data: bytes, url: str) -> Index:
     """
     lines = BytesIO(data)  # one at a time: an index has as many as its shard has samples
     head = lines.readline().split()
-    if len(head) != 2 or head[0] not in _WIDTHS or not head[1].isdigit():
+    if len(head) != 2 or head[0] not in WIDTHS or not head[1].isdigit() or len(head[1]) > DIGITS:
         raise _fault(url, 1, "not `v1.2 <samples>` or `v1.1 <samples>`")
-    width, samples = _WIDTHS[head[0]], int(head[1])
+    width, samples = WIDTHS[head[0]], int(head[1])
     starts = array("Q", bytes(8))
     end = 0
     for number, line in enumerate(lines, 2):
@@ -132,7 +132,7 @@ def parse_index(data: bytes, url: str) -> Index:
         if len(words) != width or (line.count(b" ") + 1) % width:
             raise _fault(url, number, f"not {width} words for each member")
         offset, size = words[1], words[2]
-        if not (offset.isdigit() and size.isdigit() and len(offset) <= _DIGITS >= len(size)):
+        if not (offset.isdigit() and size.isdigit() and len(offset) <= DIGITS >= len(size)):
             raise _fault(url, number, "offset or size is not a number of bytes")
         at = int(offset)
         if at % BLOCK or at < end + BLOCK:

@@ -130,3 +130,4 @@ def scan(
             yield Found(members, feed.at, follows=tape.announced[0].name)
         if fault:
             tape.resume()
+            fault.resumed_at = feed.at
