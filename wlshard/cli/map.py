@@ -17,6 +17,7 @@ from wlshard.cli.options import COUNT
     wl-map -c '_["cls"] -= 1' http://server/input.tgz -o output.tgz
     wl-map -P 8 -l resize.py 'a-{000..999}.tar' -o 'b-{000..999}.tar'
     wl-map -l augment.py --on-error skip train.tar -o augmented.tar
+    wl-map --pipeline pairs.py:neighbours train.tar -o pairs.tar
     """,
 )
 @click.argument("source", metavar="[IN]", required=False)
@@ -25,6 +26,12 @@ from wlshard.cli.options import COUNT
 )
 @click.option("-C", "--precode", multiple=True, help="Run once, before: imports, functions. May be repeated.")
 @click.option("-l", "--load", "file", metavar="FILE", help="A Python file with transform(sample).")
+@click.option(
+    "--pipeline",
+    metavar="FUNCTION",
+    help="A function from an iterator of samples to another: MODULE:FUNCTION, FILE.py:FUNCTION, or Python "
+    "that gives one, in which the names of -C are known. -l and -c see what it yields.",
+)
 @click.option(
     "-F",
     "--format",
@@ -48,15 +55,19 @@ from wlshard.cli.options import COUNT
 )
 @each_options
 def main(
-    source: str | None, code: str | None, precode: tuple[str, ...], file: str | None, images: str,
-    ordered: bool, only: int | None, every: int | None, on_error: str, retry: str | None, output: str,
-    force: bool, **how: Any,
+    source: str | None, code: str | None, precode: tuple[str, ...], file: str | None, pipeline: str | None,
+    images: str, ordered: bool, only: int | None, every: int | None, on_error: str, retry: str | None,
+    output: str, force: bool, **how: Any,
 ) -> int:  # fmt: skip
     """Apply Python code to each sample of IN and write what it makes of it to OUT, in order.
 
     The sample is a mapping of fields, __key__ and __url__. A field is decoded when the code touches it, and
     encoded again only if it has changed: all else is copied byte for byte. The result is a sample, a list of
     samples (each with its own __key__) or None, which drops it.
+
+    A --pipeline may drop, add, mix and hold samples. It yields those it was given, or dicts with a __key__;
+    values of a sample that it holds are copied byte for byte there, too. It is called once for each output,
+    and -P does several outputs at a time.
 
     IN: shards in any form, a pool, or - for stdin. With -P n and many shards each process does one at a time;
     run again, it does those that are missing. The output does not depend on -P.
@@ -65,7 +76,8 @@ def main(
     from wlshard.jobs.transform import Recipe
 
     del ordered
-    recipe = Recipe(code=code, file=file, precode=precode, images=False if images == "none" else images)
+    decode = False if images == "none" else images
+    recipe = Recipe(code=code, file=file, precode=precode, pipeline=pipeline, images=decode)
     inputs, keys = sources(source, retry)
     policy: Any = ON_ERROR[on_error]
     jobs = map_jobs(inputs, output, recipe, on_error=policy, stop=only, keys=keys, force=force)

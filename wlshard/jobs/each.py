@@ -26,6 +26,7 @@ from wlshard.shards.tally import Tally
 OnError: TypeAlias = Literal["raise", "skip", "ignore"]
 Work: TypeAlias = Callable[[Sample, int], list[Sample]]
 Numbered: TypeAlias = tuple[int, Sample]  # a sample and its number in its shard
+Stream: TypeAlias = Callable[[Iterator[Numbered]], Iterator["Made"]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ShardJob:
 
     work: MODULE:FUNCTION of ours that makes the function of a sample from `settings`. on_error: of a sample
     that fails: raise; skip, leave it out; ignore, take it unchanged. start, stop: the samples meant, counted
-    over all inputs; keys: by input, those meant (None: all).
+    over all inputs; keys: by input, those meant (None: all). stream: the function is one of all samples.
     """
 
     inputs: Sequence[str]
@@ -46,6 +47,7 @@ class ShardJob:
     stop: int | None = None
     keys: Mapping[str, Sequence[str]] | None = None
     force: bool = False
+    stream: bool = False
 
 
 @dataclass
@@ -76,19 +78,19 @@ class Made(NamedTuple):
     sample: Sample  # as it was read
     samples: list[Sample]
     failed: dict[str, Any] | None
+    read: int = 1  # samples that this stands for
 
 
 Heard: TypeAlias = Callable[[Made], object]
 
 
 @lru_cache(maxsize=4)
-def _work(name: str, settings: str) -> Work:
+def _work(name: str, settings: str) -> Any:
     module, _, function = name.partition(":")
-    made: Work = getattr(import_module(module), function)(json.loads(settings))
-    return made
+    return getattr(import_module(module), function)(json.loads(settings))
 
 
-def work_of(job: ShardJob) -> Work:
+def work_of(job: ShardJob) -> Any:
     """Give the job's function of a sample; one and the same for equal settings."""
     return _work(job.work, json.dumps(job.settings))
 
@@ -108,16 +110,22 @@ def selected(job: ShardJob, tally: Tally) -> Iterator[Numbered]:
 def _all(job: ShardJob, tally: Tally) -> Iterator[Numbered]:
     on_error: Literal["raise", "skip"] = "skip" if job.on_error == "skip" else "raise"
     for url in job.inputs:
-        yield from enumerate(read_samples(url, on_error=on_error, tally=tally))
+        # A stream's function may hold samples: views would hold a block of the shard each.
+        yield from enumerate(read_samples(url, on_error=on_error, copy=job.stream, tally=tally))
 
 
 def applied(job: ShardJob, samples: Iterable[Numbered]) -> Iterator[Made]:
     """Apply the job's function to samples, in this process."""
-    work, on_error = work_of(job), job.on_error
+    if job.stream:
+        whole: Stream = work_of(job)
+        yield from whole(iter(samples))
+        return
+    work: Work = work_of(job)
+    on_error = job.on_error
     for number, sample in samples:
         came = dict(sample)
         try:
-            made = Made(number, came, [_encoded(each, came) for each in work(sample, number)], None)
+            made = Made(number, came, [encoded(each, came) for each in work(sample, number)], None)
         except (UserCodeError, CodecError, GroupingError) as error:
             if on_error == "raise":
                 raise
@@ -126,7 +134,7 @@ def applied(job: ShardJob, samples: Iterable[Numbered]) -> Iterator[Made]:
         del sample, came, made  # their memory is needed for the next
 
 
-def _encoded(sample: Sample, came: Sample) -> Sample:
+def encoded(sample: Sample, came: Sample) -> Sample:
     """Give the sample with all its fields as bytes; what was bytes stays the same object."""
     for name in fields_of(tuple(sample)):
         value = sample[name]
@@ -166,7 +174,7 @@ def write(job: ShardJob, made: Iterable[Made], tally: Tally, heard: Heard) -> Do
                 if job.on_error == "raise":
                     raise
                 failed = failure(one.sample, one.number, error)
-            done.read += 1
+            done.read += one.read
             if failed is not None:
                 done.failed.append(failed)
             elif not one.samples:
@@ -174,6 +182,8 @@ def write(job: ShardJob, made: Iterable[Made], tally: Tally, heard: Heard) -> Do
             heard(one)
             del one
         done.written = output.samples
+    if job.stream:  # nobody knows which sample was made of which
+        done.dropped = max(0, done.read - done.written)
     done.faults = tally.faults
     return done
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from wlshard.errors import UsageError
+from wlshard.jobs import pipeline
 from wlshard.jobs.each import OnError, ShardJob
 from wlshard.jobs.plan import plan
 from wlshard.jobs.transform import Recipe, check
 
 WORK = "wlshard.jobs.transform:transform"
+STREAM = "wlshard.jobs.pipeline:pipeline"
 
 
 def map_jobs(
@@ -28,5 +31,11 @@ def map_jobs(
     No code of the user's is run yet; what can be seen without that is told at once (UsageError, NotFound).
     """
     check(recipe)
-    job = ShardJob([], "", WORK, asdict(recipe), on_error, stop=stop, keys=keys, force=force)
+    stream = recipe.pipeline is not None
+    if recipe.pipeline is not None:
+        pipeline.check(recipe.pipeline)
+        if on_error != "raise":
+            raise UsageError("a pipeline that has failed is over: --on-error does not go with --pipeline")
+    work = STREAM if stream else WORK
+    job = ShardJob([], "", work, asdict(recipe), on_error, stop=stop, keys=keys, force=force, stream=stream)
     return plan(inputs, output, job)

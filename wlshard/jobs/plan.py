@@ -68,11 +68,13 @@ def run_jobs(
     all processes on its samples. in_process: a single process need be none but this. `heard` is told of each
     sample that is done in or through this process. The first job that fails ends the others.
     """
-    if parallel == 1 and in_process:
+    bound = any(map(_bound_here, jobs))
+    stream = any(job.stream for job in jobs)  # has no samples to be given to others
+    if (parallel == 1 and in_process) or (stream and (bound or len(jobs) == 1)):
         yield from (run_here(job, heard) for job in jobs)
         return
     with open_engine(engine, parallel) as processes:
-        if len(jobs) < max(parallel, 2) or any(_bound_here(job) for job in jobs):
+        if not stream and (bound or len(jobs) < max(parallel, 2)):
             for job in jobs:
                 yield run_chunked(job, processes, parallel, chunk_samples, heard)
             return

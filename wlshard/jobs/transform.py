@@ -21,19 +21,22 @@ class Recipe:
 
     code: run with the sample as `_`; what `_` is afterwards is the result. file: a module whose
     transform(sample) gives the result; with both, the file's comes first. precode: run once, before; its
-    names are the code's. images: how image fields decode, as `codecs.decoder` takes it.
+    names are the code's. pipeline: MODULE:FUNCTION, or Python that gives a function, from an iterator of
+    samples to another, which goes through file and code. images: how image fields decode, as
+    `codecs.decoder` takes it.
     """
 
     code: str | None = None
     file: str | None = None
     precode: Sequence[str] = ()
+    pipeline: str | None = None
     images: bool | str = True
 
 
 def check(recipe: Recipe) -> None:
     """Raise UsageError for no code, or some that does not compile; NotFound for a file that is not there."""
-    if recipe.code is None and recipe.file is None:
-        raise UsageError("no code: give -c CODE or -l FILE")
+    if recipe.code is None and recipe.file is None and recipe.pipeline is None:
+        raise UsageError("no code: give -c CODE, -l FILE or --pipeline FUNCTION")
     if recipe.file is not None and not os.path.isfile(recipe.file):
         raise NotFound("there is no such Python file", url=recipe.file)
     if recipe.images not in (True, False, "stored"):
@@ -68,11 +71,15 @@ class Transform:
 
         Takes the sample over. UserCodeError with the code's traceback, CodecError; each with key and url.
         """
-        key, url = sample[KEY], sample[URL]
         lazy = LazySample(sample, self._images)
+        return self.made(lazy, lazy)
+
+    def made(self, lazy: LazySample, given: Mapping[str, Any]) -> list[Sample]:
+        """Do so with `given`, the sample itself or what was made of it."""
+        key, url = given[KEY], lazy.get(URL)
         try:
             with user_code("the code"):
-                result = self._run(lazy)
+                result = self._run(given)
                 if result is lazy:
                     return [as_stored(lazy)]
                 results = list(result) if isinstance(result, list | tuple | Iterator) else [result]
@@ -83,10 +90,10 @@ class Transform:
             error.key, error.url = error.key or key, error.url or url
             raise
 
-    def _run(self, lazy: LazySample) -> Any:
-        result: Any = lazy
+    def _run(self, given: Mapping[str, Any]) -> Any:
+        result: Any = given
         if self._function is not None:
-            result = self._function(lazy)
+            result = self._function(given)
         if self._code is not None:
             self.names["_"] = result
             exec(self._code, self.names)  # noqa: S102 — what it is for
@@ -110,11 +117,11 @@ def transform(settings: Mapping[str, Any]) -> Callable[[Sample, int], list[Sampl
     return lambda sample, _number: apply(sample)
 
 
-def _transform_of(path: str) -> Callable[[LazySample], Any]:
+def _transform_of(path: str) -> Callable[[Any], Any]:
     with user_code(f"importing {path}"):
         module = load_file(path)
     function = getattr(module, "transform", None)
     if not callable(function):
         raise UsageError("this file has no function transform(sample): define one", url=path)
-    made: Callable[[LazySample], Any] = function
+    made: Callable[[Any], Any] = function
     return made

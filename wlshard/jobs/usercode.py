@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -150,19 +151,30 @@ def function_name(function: Function) -> str:
 
 def samples_of(call: Function, name: str, fields: Sequence[str] | None) -> Generator[Sample, None, None]:
     """Run a bound generator once and yield its samples, as dicts; what it yields else is UserCodeError."""
+    with closing(values_of(call, name)) as values:
+        for value, where in values:
+            yield _as_sample(value, fields, where)
+
+
+def values_of(call: Function, name: str) -> Generator[tuple[Any, Callable[[], str]], None, None]:
+    """Run a bound generator once; yield what it yields, and what tells its name and where it stands."""
     with user_code(name):
         made = call()
     if not isinstance(made, Iterable) or isinstance(made, Mapping | str | bytes):
         kind = type(made).__name__
         raise UserCodeError(f"{name} returned {kind}: it must be a generator function, which yields samples")
     iterator = iter(made)
+
+    def where() -> str:
+        return f"{name}{_place(iterator)}"
+
     try:
         while True:
             with user_code(name):
                 value = next(iterator, iterator)  # no sample is the iterator itself
             if value is iterator:
                 return
-            yield _as_sample(value, fields, lambda: f"{name}{_place(iterator)}")
+            yield value, where
     finally:
         close = getattr(iterator, "close", None)
         if close is not None:

@@ -9,7 +9,7 @@ from wlshard.codecs import decoder
 from wlshard.errors import CodecError, printable
 from wlshard.sample import KEY, URL, Sample, extension, fields_of
 
-_OWN = ("_stored", "_values", "_images", "_decoded")
+_OWN = ("_stored", "_values", "_images", "_decoded", "_handed")
 _FIXED = (str, bytes, int, float, type(None))  # values that nobody can change in place
 
 
@@ -21,10 +21,13 @@ class LazySample(MutableMapping[str, Any]):
     the names decode nothing. images: as for `codecs.decoder`. CodecError names key, member and url.
     """
 
-    __slots__ = _OWN
+    __slots__ = (*_OWN, "__weakref__")
 
-    def __init__(self, sample: Sample, images: bool | str = True) -> None:
+    def __init__(
+        self, sample: Sample, images: bool | str = True, handed: MutableMapping[int, LazySample] | None = None
+    ) -> None:
         self._stored = sample
+        self._handed = handed  # by id of a value: whose it is, among samples that user code sees together
         self._values: dict[str, Any] = {}
         self._images = images
         # Of what was decoded: field, bytes, the value handed out, and what an image held then.
@@ -40,6 +43,8 @@ class LazySample(MutableMapping[str, Any]):
         decoded = _decode(self._stored, name, self._images)
         value = self._values[name] = _own(decoded)
         self._decoded.append((name, data, value, _pixels(value) if value is decoded else None))
+        if self._handed is not None:
+            self._handed[id(value)] = self
         return value
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -78,7 +83,7 @@ class LazySample(MutableMapping[str, Any]):
 
     def copy(self) -> Self:
         """Give a sample of its own with the same fields; values touched so far are shared, as in a dict."""
-        twin = type(self)(dict(self._stored), self._images)
+        twin = type(self)(dict(self._stored), self._images, self._handed)
         twin._values.update(self._values)
         twin._decoded += self._decoded
         return twin
@@ -106,7 +111,8 @@ def result_as_stored(sample: LazySample, result: Mapping[str, Any]) -> Sample:
     """Give what user code made of a sample to be written: as bytes wherever they are known, else values.
 
     result: the sample itself, or a mapping of its own, whose values may be the sample's: what was left as it
-    came, also under another name of the same extension, is the bytes it came as, the very object.
+    came, also under another name of the same extension, is the bytes it came as, the very object. So are
+    values of other samples in `handed` that live.
     """
     if isinstance(result, LazySample):
         sample, stored = result, result._stored.copy()
@@ -122,7 +128,8 @@ def _origin(sample: LazySample, name: str, value: Any) -> Any:
     for field, data, handed, held in sample._decoded:
         if handed is value and extension(field) == extension(name):
             return data if _is_as_it_came(sample, field, data, value, held) else value
-    return value
+    owner = sample._handed.get(id(value), sample) if sample._handed is not None else sample
+    return value if owner is sample else _origin(owner, name, value)
 
 
 def _is_stored(sample: LazySample, name: str, value: Any) -> bool:
