@@ -31,6 +31,13 @@ def monotonic() -> float:
     return _clock.monotonic()
 
 
+def elapsed() -> float:
+    """Give seconds from some fixed point, with those in which the machine slept; `monotonic` has them not."""
+    if _clock is time:
+        return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return _clock.monotonic()
+
+
 def sleep(seconds: float) -> None:
     """Wait."""
     _clock.sleep(seconds)

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, cast
 
 from wlshard.errors import UsageError
@@ -47,8 +48,8 @@ def samples(
     """
 
     def rows() -> Iterator[Sample]:
-        feed = find_feed(source, None, None, on_error, timeout_s)
-        return feed.rows(on_error, copy=decode is False)
+        follower = partial(Follower, follow=False, timeout_s=timeout_s)
+        return find_feed(source, None, on_error, follower).rows(on_error, copy=decode is False)
 
     seconds("timeout_s", timeout_s)
     prepare = preparer(fields, decode)
@@ -56,7 +57,7 @@ def samples(
 
 
 def find_feed(
-    source: Source, follow: str | None, cache_dir: str | None, on_error: OnError, timeout_s: float
+    source: Source, cache_dir: str | None, on_error: OnError, follower: Callable[..., Follower]
 ) -> Feed:
     """Find out what a source is: a pool, shards, or samples. Looks at the store. NotFound, UsageError."""
     if _holds_samples(source):
@@ -64,8 +65,7 @@ def find_feed(
     found = resolve(cast("Shards", source))
     if found.pool is None:
         return feed_of_shards(found.urls, cache_dir, on_error)
-    reader = Follower(found.pool, found.generation, follow=follow is not None, timeout_s=timeout_s)
-    return PoolFeed(reader, cache_dir)
+    return PoolFeed(follower(found.pool, found.generation), cache_dir)
 
 
 def _holds_samples(source: Source) -> bool:
@@ -87,8 +87,7 @@ class Loader:
         batch_size: samples in a batch of one rank; None gives single samples.
         shuffle: samples held to be mixed (each rank, undecoded); 0 keeps the order of the shards.
         decode: False for bytes; "rgb8", "rgb", "gray", "pil" … say how images are decoded.
-        transform: called with each sample; a parameter named `rng` gets a numpy Generator of its own that
-            depends on seed, epoch and the sample's place only.
+        transform: called with each sample; a parameter `rng` gets a Generator of seed, epoch and place only.
         batch_transform: called with each batch, or a list with a callable (or None) for each field.
         collate_fn: makes a batch from a list of samples. Without it, arrays of one shape and dtype are
             stacked on axis 0, ints become an int64 array, all else a list.
@@ -101,12 +100,12 @@ class Loader:
         follow: on a pool, "epoch" takes the newest generation at each epoch, None stays with the first.
         cache_dir: where indexes made by scanning local shards are kept.
         timeout_s: how long an empty pool is waited for.
+        pin: a name, one for all ranks, that keeps a pool's last two generations read for 7 days, to resume.
 
     Holds the window of each of its lanes and what is read ahead: `stats()["announced_bytes"]`. Blocks for the
     store; says so when that takes long. Use it as a context manager, or call `close()`.
 
-    Errors: NotFound, PoolStarved, CursorMismatch, LostLease, TarError, CodecError, TooManyBadSamples, …;
-    what a transform raises passes through.
+    Errors: NotFound, PoolStarved, CursorMismatch, LostLease, TarError, …; a transform's pass through.
     """
 
     def __init__(
@@ -130,6 +129,7 @@ class Loader:
         follow: str | None = "epoch",
         cache_dir: str | None = None,
         timeout_s: float = 600,
+        pin: str | None = None,
     ) -> None:
         self._epochs = count_or_none("epochs", epochs) or 1
         self._batches = count_or_none("batches", batches)
@@ -153,8 +153,9 @@ class Loader:
 
             self._collate = collator(collate_fn, batch_transform)
         self._finish = Finisher(preparer(fields, decode), on_error, transform=transform, seed=seed)
+        follower = partial(Follower, follow=follow is not None, timeout_s=timeout_s, pin=pin)
         self._course = Course(
-            lambda: find_feed(source, follow, cache_dir, on_error, timeout_s),
+            lambda: find_feed(source, cache_dir, on_error, follower),
             self._make,
             batch=batch_size or 1,
             shuffle=shuffle,

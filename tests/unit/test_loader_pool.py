@@ -22,6 +22,7 @@ from wlshard import (
     samples,
 )
 from wlshard.pool.follow import POLL_S
+from wlshard.pool.lease import Lease
 
 
 class StillClock:
@@ -180,15 +181,14 @@ def test_several_ranks_on_a_moving_pool_are_warned_once(pool, caplog) -> None:
 def test_notes_are_at_most_one_a_second(tmp_path, monkeypatch) -> None:
     pool = fill_pool(str(tmp_path / "pool"), range(30))
     noted = []
-    monkeypatch.setattr(Pool, "record_served", lambda self, reader, n, served, waited: noted.append(served))
+    monkeypatch.setattr(Lease, "note", lambda self, served, waited: noted.append(served))
     still = StillClock()
     with clock.use(still), Loader(pool) as loader:
         for number, _ in enumerate(loader, 1):
             still.at += 0.3
             if number == 25:
                 break
-    assert noted == [5, 9, 13, 17, 21, 25, 25][: len(noted)]
-    assert noted[-1] == 25
+    assert noted == [5, 4, 4, 4, 4, 4]
 
 
 @pytest.mark.parametrize("error", [AccessDenied, StoreUnavailable])
@@ -203,8 +203,9 @@ def test_a_pool_that_cannot_be_written_is_read_and_says_so(tmp_path, monkeypatch
         assert len(flat(loader)) == 30
         list(loader)
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) == (1 if error is AccessDenied else 2)
-    assert "not counted" in told[0]
+    assert len(told) == (1 if error is AccessDenied else 3)
+    assert "not counted" in told[-1]
+    assert "may be retired" in told[0] or "without a lease" in told[0]
 
 
 def test_samples_of_a_pool_are_its_newest_generation_in_order(pool) -> None:

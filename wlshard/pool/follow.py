@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
+import weakref
+from collections.abc import Callable
 
-from wlshard import clock, seeds
-from wlshard.errors import PoolStarved, StoreUnavailable
+from wlshard import clock
+from wlshard.errors import PoolStarved
+from wlshard.pool.lease import Lease
 from wlshard.pool.manifest import Manifest
-from wlshard.pool.names import this_host
-from wlshard.pool.pool import Pool
+from wlshard.pool.pool import Pool, retired
 
 log = logging.getLogger(__name__)
 
@@ -19,41 +20,85 @@ TELL_S = 10.0
 
 
 class Follower:
-    """One reader of a pool. `named`: the one generation it is to read; `follow=False`: the first it chose."""
+    """One reader of a pool, with a lease on the generation it chose last.
 
-    def __init__(self, pool: Pool, named: int | None, *, follow: bool, timeout_s: float) -> None:
+    named: the one generation it is to read; `follow=False`: the first it chose. pin: the generations it read
+    last, two of them, stay readable under this name for some days, should it be taken up again.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        named: int | None,
+        *,
+        follow: bool,
+        timeout_s: float,
+        pin: str | None = None,
+        ttl_s: float | None = None,
+    ) -> None:
         self.pool = pool
         self.moves = named is None and follow
-        self.reader = f"{this_host()}-{os.getpid()}-{seeds.fresh_seed():016x}"
         self._named = named
         self._timeout_s = timeout_s
-        self._note = (-1, 0, 0.0)  # generation, served, waited_s
+        self._pin = pin
+        self._ttl_s = ttl_s
+        self._lease: Lease | None = None
+        self._let_go: Callable[[], object] = lambda: None
 
     def choose(self, generation: int | None = None) -> Manifest:
         """Give the generation named, or else this one, or else the newest, waited for while it is empty.
 
-        Errors: NotFound for a generation or a pool that is not there; PoolStarved.
+        It is leased from here on, until another is chosen. Errors: NotFound for a generation or a pool that
+        is not there, or no more; PoolStarved.
         """
         number = generation if self._named is None else self._named
-        return wait_for_samples(self.pool, self._timeout_s) if number is None else self.pool.manifest(number)
+        while True:
+            newest = wait_for_samples(self.pool, self._timeout_s) if number is None else None
+            manifest = newest or self.pool.manifest(number or 0)
+            if self._take(manifest.generation):
+                return manifest
+            if newest is None or self.pool.newest(after=newest.generation) is None:
+                raise retired(manifest.generation, self.pool.url)
+
+    def _take(self, generation: int) -> bool:
+        if self.holds(generation):
+            return True
+        lease, last = self.pool.lease(generation, self._pin, self._ttl_s), self._lease
+        if not lease.take():
+            return False
+        self._let_go()
+        # Should we be forgotten, not closed: at our end, or at the latest at that of the process.
+        self._lease, self._let_go = lease, weakref.finalize(self, lease.close)
+        if self._pin is not None:
+            self.pool.pin(self._pin, generation, but=[last.generation] if last else [])
+        return True
+
+    def holds(self, generation: int | None) -> bool:
+        """Tell whether this generation is leased now."""
+        return self._lease is not None and self._lease.generation == generation and self._lease.alive
+
+    def check(self) -> None:
+        """Raise LostLease if the lease has ended. Costs nothing to speak of."""
+        if self._lease is not None:
+            self._lease.check()
 
     def urls(self, manifest: Manifest) -> list[str]:
         """List the URLs of a generation's shards."""
         return [self.pool.shard_url(shard.name) for shard in manifest.shards]
 
-    def served(self, generation: int, samples: int, waited_s: float) -> None:
-        """Note in the pool that so many more samples were given to the consumer, and how long it waited.
+    def served(self, samples: int, waited_s: float) -> None:
+        """Note in the pool that so many more samples of what was chosen were given to the consumer, and how
+        long it waited.
 
         A store that is full or away is told, not raised. A small write: not for every batch.
         """
-        of, served, waited = self._note
-        if of != generation:
-            served, waited = 0, 0.0
-        self._note = generation, served + samples, waited + waited_s
-        try:
-            self.pool.record_served(self.reader, *self._note)
-        except StoreUnavailable as error:
-            log.warning("what is served is not counted for now: %s", error)
+        if self._lease is not None:
+            self._lease.note(samples, waited_s)
+
+    def close(self) -> None:
+        """Let go of the lease. Closes twice; may choose again."""
+        self._let_go()
+        self._lease = None
 
 
 def wait_for_samples(pool: Pool, timeout_s: float) -> Manifest:

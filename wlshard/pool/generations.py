@@ -1,14 +1,19 @@
-"""The row of manifests: numbered without gaps, each committed once by create-if-absent, never changed."""
+"""The row of manifests: numbered without gaps, each committed once by create-if-absent.
+
+None is changed until its generation is retired: then a stub takes its slot for ever.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from itertools import count
 
 from wlshard import clock
 from wlshard.errors import NotFound, StoreUnavailable
-from wlshard.pool.manifest import Manifest, parse_manifest
-from wlshard.pool.names import GENERATIONS, SHARDS, manifest_name
+from wlshard.pool.manifest import STUB_BYTES, Manifest, Stub, parse_manifest, parse_slot
+from wlshard.pool.names import GENERATIONS, SHARDS, condemned_name, manifest_name
 from wlshard.store.base import Store, object_url
 
 log = logging.getLogger(__name__)
@@ -29,12 +34,38 @@ class Generations:
         """Tell whether a manifest has been seen."""
         return self._newest is not None
 
-    def read(self, generation: int) -> Manifest:
-        manifest = parse_manifest(self._store.read(manifest_name(generation)), self._url(generation))
-        if manifest.generation != generation:
-            advice = f"holds generation {manifest.generation}: restore this file from a backup of the pool"
+    def slot(self, generation: int) -> Manifest | Stub:
+        """Read a generation's manifest, or the stub that is left of it. NotFound: neither is there yet."""
+        found = parse_slot(self._store.read(manifest_name(generation)), self._url(generation))
+        if found.generation != generation:
+            advice = f"holds generation {found.generation}: restore this file from a backup of the pool"
             raise StoreUnavailable(advice, url=self._url(generation))
-        return manifest
+        return found
+
+    def slots(self, first: int) -> Iterator[Manifest | Stub]:
+        """Read slots, ascending until one is absent: a listing may be older than what it lists."""
+        for generation in count(first):
+            try:
+                yield self.slot(generation)
+            except NotFound:
+                return
+
+    def is_stub(self, generation: int) -> bool:
+        """Tell whether a generation is retired; reads no large manifest. NotFound: it is not there yet."""
+        if self._store.stat(manifest_name(generation)).bytes > STUB_BYTES:
+            return False
+        return isinstance(self.slot(generation), Stub)
+
+    def is_open(self, generation: int) -> bool:
+        """Tell whether who has a lease on a generation may read it: neither condemned nor retired."""
+        return not self._exists(condemned_name(generation)) and not self.is_stub(generation)
+
+    def floor(self, newest: Manifest) -> int:
+        """Give the first generation that is not a stub."""
+        floor = newest.floor
+        while floor < newest.generation and self.is_stub(floor):
+            floor += 1
+        return floor
 
     def _url(self, generation: int) -> str:
         return object_url(self._store.url, manifest_name(generation))
@@ -42,39 +73,43 @@ class Generations:
     def newest(self) -> Manifest | None:
         """Read the newest manifest, None before generation 0. One failed open where nothing is new.
 
-        Slots are tried in ascending order until one is absent: a listing may be older than what it lists.
-        StoreUnavailable: the next one does not follow the one seen last.
+        StoreUnavailable: what follows the one seen last is of another pool.
         """
-        if self._newest is None:
-            first = self._gallop()
-            if first < 0:
-                return None
-            self._newest = self.read(first)
         while True:
+            if self._newest is None:
+                last = self._gallop()
+                if last < 0:
+                    return None
+                found = self.slot(last)
+                if isinstance(found, Stub):
+                    continue  # many have come since
+                self._newest = found
             try:
-                child = self.read(self._newest.generation + 1)
+                child = self.slot(self._newest.generation + 1)
             except NotFound:
                 return self._newest
-            if child.parent != self._newest.digest:
+            known = self._newest
+            same = self.slot(known.generation).digest if isinstance(child, Stub) else child.parent
+            if same != known.digest:
                 advice = "it follows a generation that was not here before: the pool was made anew, reopen it"
                 raise StoreUnavailable(advice, url=self._url(child.generation))
-            self._newest = child
+            self._newest = None if isinstance(child, Stub) else child  # None: we are far behind
 
     def _gallop(self) -> int:
         """Find a slot that was the last one a moment ago, by stat: slots have no gaps and never go."""
-        if not self._exists(0):
+        if not self._exists(manifest_name(0)):
             return -1
         last, step = 0, 1
-        while self._exists(last + step):
+        while self._exists(manifest_name(last + step)):
             last, step = last + step, step * 2
         while step := step // 2:
-            if self._exists(last + step):
+            if self._exists(manifest_name(last + step)):
                 last += step
         return last
 
-    def _exists(self, generation: int) -> bool:
+    def _exists(self, name: str) -> bool:
         try:
-            self._store.stat(manifest_name(generation))
+            self._store.stat(name)
         except NotFound:
             return False
         return True

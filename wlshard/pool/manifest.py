@@ -12,6 +12,7 @@ from wlshard.errors import StoreUnavailable, UsageError
 from wlshard.pool.names import ShardName
 
 FORMAT = 1
+STUB_BYTES = 1024  # what is larger is no stub
 
 
 class PoolShard(NamedTuple):
@@ -59,6 +60,7 @@ class Manifest:
     watermarks: Watermarks = field(default_factory=dict)
     quarantined: tuple[Quarantined, ...] = ()
     stats: Mapping[str, Any] = field(default_factory=dict)
+    floor: int = 0  # all generations below it are stubs
     created: float = 0.0  # seconds since the epoch, by the clock of who committed it
     digest: str = ""  # sha256 of the manifest's bytes, hex; known once it is encoded
 
@@ -78,6 +80,7 @@ class Manifest:
             "parent": self.parent,
             "txn": self.txn,
             "created": self.created,
+            "floor": self.floor,
             "shards": self.shards,
             "watermarks": {
                 writer: [mark.last, sorted(mark.missing)] for writer, mark in sorted(self.watermarks.items())
@@ -86,6 +89,29 @@ class Manifest:
             "stats": self.stats,
         }
         return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Stub:
+    """What is left in the slot of a retired generation, for ever: no slot is vacated."""
+
+    generation: int
+    digest: str  # of the manifest that was there
+    txn: str
+
+    def encode(self) -> bytes:
+        """Give the bytes of the slot, the same whoever retires the generation."""
+        return json.dumps({"format": FORMAT, **vars(self)}, separators=(",", ":")).encode() + b"\n"
+
+
+def parse_slot(data: bytes, url: str) -> Manifest | Stub:
+    """Read what a slot holds, as strictly as `parse_manifest`."""
+    if len(data) <= STUB_BYTES and "digest" in (content := parse_object(data, url)):
+        try:
+            return Stub(_count(content["generation"]), _text(content["digest"]), _text(content["txn"]))
+        except (KeyError, ValueError) as error:
+            raise _damaged(url, f"{type(error).__name__}: {error}") from error
+    return parse_manifest(data, url)
 
 
 def parse_manifest(data: bytes, url: str) -> Manifest:
@@ -100,12 +126,13 @@ def parse_manifest(data: bytes, url: str) -> Manifest:
         }
         quarantined = tuple(Quarantined(_text(name), _text(why)) for name, why in content["quarantined"])
         stats, created = dict(content["stats"]), float(content["created"])
+        floor = _count(content["floor"])
         if (parent is None) != (generation == 0):
             raise ValueError("only generation 0 has no parent")
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(url, f"{type(error).__name__}: {error}") from error
     digest = hashlib.sha256(data).hexdigest()
-    return Manifest(generation, parent, txn, shards, marks, quarantined, stats, created, digest)
+    return Manifest(generation, parent, txn, shards, marks, quarantined, stats, floor, created, digest)
 
 
 def parse_object(data: bytes, url: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from wlshard import clock
 SHARDS = "shards"
 GENERATIONS = "generations"
 LEASES = "leases"
+CONDEMNED = "condemned"
 SETTINGS = "wlshard.json"
 GENERATION = re.compile(r"(.+)@([0-9]{1,10})")  # POOL@n, for readers
 
@@ -93,3 +94,13 @@ def scratch_name(writer: str, seq: int) -> str:
 def manifest_name(generation: int) -> str:
     """Name the slot of a generation."""
     return f"{GENERATIONS}/{generation:010d}.json"
+
+
+def condemned_name(generation: int) -> str:
+    """Name the mark after which no reader may take up a generation."""
+    return f"{CONDEMNED}/{generation:010d}"
+
+
+def lease_name(generation: int, holder: str = "") -> str:
+    """Name a reader's lease and note, or a pin, on a generation; the folder of all of them, with a slash."""
+    return f"{LEASES}/{generation:010d}/{holder and holder + '.json'}"

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from wlshard import clock
 from wlshard.errors import NotFound, UsageError
-from wlshard.pool.accounting import Accounting, Served
+from wlshard.pool.accounting import PIN, Accounting, Note
 from wlshard.pool.buffer import SealedShard, sealed_shards
 from wlshard.pool.generations import Generations
-from wlshard.pool.manifest import FORMAT, Manifest, parse_object
+from wlshard.pool.lease import Lease
+from wlshard.pool.manifest import FORMAT, Manifest, Stub, parse_object
 from wlshard.pool.names import GENERATION, SETTINGS, SHARDS
 from wlshard.pool.rotate import Rotation, rotate
 from wlshard.store.base import Store, object_url
 from wlshard.store.connect import connect
 
 if TYPE_CHECKING:
+    from wlshard.pool.retire import Retirement
     from wlshard.pool.status import PoolStatus
 
 log = logging.getLogger(__name__)
+
+PIN_DAYS = 7.0
 
 
 class Pool:
@@ -92,19 +97,25 @@ class Pool:
         return manifest if manifest and (after is None or manifest.generation > after) else None
 
     def manifest(self, generation: int) -> Manifest:
-        """Read the manifest of one generation."""
+        """Read the manifest of one generation. NotFound: it is not there yet, or retired."""
         self.require()
         try:
-            return self._generations.read(generation)
+            found = self._generations.slot(generation)
         except NotFound as error:
             newest = self._generations.newest()
             there = "none is yet" if newest is None else f"the newest is {newest.generation}"
             raise NotFound(f"there is no generation {generation}: {there}", url=self.url) from error
+        if isinstance(found, Stub):
+            raise retired(generation, self.url)
+        return found
 
     def generations(self) -> list[int]:
         """List the generations that can be read, ascending."""
         newest = self.newest()
-        return list(range(newest.generation + 1)) if newest else []
+        if newest is None:
+            return []
+        there = range(self._generations.floor(newest), newest.generation)
+        return [*(one for one in there if not self._generations.is_stub(one)), newest.generation]
 
     def shards(self, generation: int | None = None) -> list[str]:
         """List the URLs of a generation's shards, oldest first; of the newest by default."""
@@ -155,6 +166,77 @@ class Pool:
         """
         return self._accounting.record(reader, generation, served, waited_s)
 
+    def lease(self, generation: int, pin: str | None = None, ttl_s: float | None = None) -> Lease:
+        """Make a reader's lease on a generation, to be taken; its live pin opens a condemned one."""
+
+        def is_open() -> bool:
+            opened = self._generations.is_open(generation)
+            return opened or (pin is not None and self._put_pin(pin, generation, PIN_DAYS))
+
+        return Lease(self._accounting, generation, is_open, ttl_s)
+
+    def pin(
+        self,
+        name: str,
+        generation: int | None = None,
+        days: float = PIN_DAYS,
+        *,
+        but: Collection[int] = (),
+    ) -> int:
+        """Keep a generation readable for so many days, by default the newest; give its number.
+
+        A pin is a lease with a name that outlives its process. Pinning again begins its time anew; other
+        generations lose a pin of that name, `but` for these. NotFound: it is retired, or about to be.
+        """
+        while True:
+            manifest = self.newest() if generation is None else self.manifest(generation)
+            if manifest is None:
+                raise NotFound("there is no generation yet: run wl-rotate", url=self.url)
+            if self._put_pin(name, manifest.generation, days):
+                self.unpin(name, but=[manifest.generation, *but])
+                return manifest.generation
+            if generation is not None:
+                raise retired(generation, self.url)
+
+    def unpin(self, name: str, but: Collection[int] = ()) -> list[int]:
+        """Release the pins of this name, `but` for these generations; give the generations that had one."""
+        held = [note.generation for note in self._accounting.notes() if note.pin == name]
+        for generation in held:
+            if generation not in but:
+                self._accounting.drop(generation, f"{PIN}{name}")
+        return held
+
+    def _put_pin(self, name: str, generation: int, days: float) -> bool:
+        """Put a pin, then look; one that is live is renewed although the generation is condemned."""
+        began, now = clock.elapsed(), self.store.now()
+        pins = [note for note in self._accounting.notes(generation) if note.pin == name]
+        self._accounting.pin(generation, name, days * 86_400)
+        if self._generations.is_open(generation):
+            return True
+        if pins and clock.elapsed() - began < pins[0].left_s(now):
+            return True
+        self._accounting.drop(generation, f"{PIN}{name}")
+        return False
+
+    def leases(self) -> list[Note]:
+        """List the live leases and pins, by generation."""
+        self.require()
+        now = self.store.now()
+        live = (note for note in self._accounting.notes() if note.ttl_s and note.left_s(now) > 0)
+        return sorted(live, key=lambda note: (note.generation, note.holder))
+
+    def retire(self, keep: int | None = None) -> Retirement:
+        """Retire all but the newest generations, those held by leases and pins excepted; delete their shards.
+
+        keep: how many stay, the newest included; by default what the pool was made with. A generation that
+        is held now goes at a later call. Whatever a call leaves undone the next one does, in any process.
+        """
+        from wlshard.pool.retire import retire
+
+        self._open()
+        keep = self.settings["keep"] if keep is None else keep
+        return retire(self.store, self._generations, self._accounting, keep)
+
     def status(self) -> PoolStatus:
         """Give the state of the pool: read pool, write buffer, rates, reuse, age. Lists the store."""
         from wlshard.pool.status import pool_status
@@ -162,9 +244,9 @@ class Pool:
         self.require()
         return pool_status(self)
 
-    def served(self, generation: int) -> list[Served]:
+    def served(self, generation: int) -> list[Note]:
         """List what the readers of a generation noted."""
-        return self._accounting.served(generation)
+        return [note for note in self._accounting.notes(generation) if note.pin is None]
 
     def _open(self) -> None:
         """Look afresh, for who commits: what was remembered may be of a pool deleted, or made anew, since.
@@ -178,3 +260,9 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"Pool({self.url!r})"
+
+
+def retired(generation: int, url: str) -> NotFound:
+    """Say that a generation is no more."""
+    advice = "read the newest; to keep one, pin it (wl-rotate --pin NAME) or keep more (wl-rotate --keep K)"
+    return NotFound(f"generation {generation} is retired: {advice}", url=url)

@@ -69,7 +69,7 @@ def rotate(
     while True:
         parent = generations.newest()
         assert parent is not None, "the pool is opened before it is rotated"
-        plan = _plan(store, parent, pool_samples)
+        plan = _plan(store, parent, generations.floor(parent), pool_samples)
         due = plan.promoted.shards > 0 and plan.promoted.samples >= at
         if due and not dry_run and generations.commit(plan.child) is None:
             log.info("another rotation committed generation %d first: looking again", plan.child.generation)
@@ -97,7 +97,7 @@ class _Plan(NamedTuple):
     bad: tuple[Quarantined, ...]
 
 
-def _plan(store: Store, parent: Manifest, pool_samples: int) -> _Plan:
+def _plan(store: Store, parent: Manifest, floor: int, pool_samples: int) -> _Plan:
     generation = parent.generation + 1
     listed = list(sealed_shards(store))
     verdict = verify(store, (shard for shard in listed if not parent.covers(shard.parsed)))
@@ -114,6 +114,7 @@ def _plan(store: Store, parent: Manifest, pool_samples: int) -> _Plan:
         shards=tuple(sorted(old + new, key=_age)),
         watermarks=advance(parent.watermarks, verdict.taken, writers),
         quarantined=(*(bad for bad in parent.quarantined if bad.shard in names), *verdict.bad),
+        floor=floor,
         stats={"promoted": promoted._asdict(), "kept": kept._asdict(), "dropped": dropped._asdict()},
         created=clock.now(),
     )

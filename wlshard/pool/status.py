@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wlshard.pool.accounting import WINDOW_S
 from wlshard.pool.buffer import sealed_shards
 from wlshard.pool.manifest import Manifest
 from wlshard.pool.rotate import Count
 
 if TYPE_CHECKING:
     from wlshard.pool.pool import Pool
-
-WINDOW_S = 60.0  # over which rates are taken
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ class Course:
             self.epoch = self._begin()
         found = next(self.epoch, None)
         if found is not None:
+            self.feed.check()
             shared = self._skip and self.epoch.plan.world > 1
             done = self._finish(found, self._at.epoch, self.epoch.look_ahead() if shared else None)
             self.epoch.advance(len(found))

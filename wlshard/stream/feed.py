@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+from wlshard.errors import NotFound
 from wlshard.sample import Sample
 from wlshard.shards.reader import OnError, read_samples
-from wlshard.stream.data import Data, Rows, data_of_generation, data_of_rows, data_of_shards
+from wlshard.stream.data import Data, Rows, data_of_generation, data_of_rows, data_of_shards, gone
 
 
 class Feed(Protocol):
@@ -25,6 +26,10 @@ class Feed(Protocol):
 
     def served(self, samples: int, waited_s: float) -> None:
         """Take note of what was given to the consumer."""
+        ...
+
+    def check(self) -> None:
+        """Raise LostLease if what is being read may go away from now on."""
         ...
 
     def close(self) -> None: ...
@@ -53,6 +58,9 @@ class FixedFeed:
     def served(self, samples: int, waited_s: float) -> None:
         """Nobody asks."""
 
+    def check(self) -> None:
+        """It is the user's."""
+
     def close(self) -> None:
         if self._data is not None:
             self._data.close()
@@ -80,9 +88,15 @@ class Follows(Protocol):
 
     def choose(self, generation: int | None = None) -> Any: ...
 
+    def holds(self, generation: int | None) -> bool: ...
+
+    def check(self) -> None: ...
+
     def urls(self, manifest: Any) -> list[str]: ...
 
-    def served(self, generation: int, samples: int, waited_s: float) -> None: ...
+    def served(self, samples: int, waited_s: float) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class PoolFeed:
@@ -96,23 +110,38 @@ class PoolFeed:
 
     def data(self, generation: int | None = None) -> Data:
         old = self._data
-        if old is not None and (generation == old.generation or not (self.moves or generation)):
-            return old
+        if old is not None:
+            if generation is None and not self.moves:
+                generation = old.generation
+            if generation == old.generation and self._reader.holds(generation):
+                return old
         manifest = self._reader.choose(generation)
-        if old is not None and manifest.generation == old.generation:
-            return old
-        self.close()
+        if old is not None:
+            if manifest.digest == old.digest:
+                return old
+            old.close()
         self._data = data_of_generation(manifest, self._reader.urls(manifest), self._cache_dir)
         return self._data
 
     def rows(self, on_error: OnError, copy: bool) -> Iterator[Sample]:
-        for url in self._reader.urls(self._reader.choose()):
-            yield from read_samples(url, on_error=on_error, copy=copy)
+        try:
+            manifest = self._reader.choose()
+            for url in self._reader.urls(manifest):
+                self.check()
+                try:
+                    yield from read_samples(url, on_error=on_error, copy=copy)
+                except NotFound as error:
+                    raise gone(manifest.generation, error) from error
+        finally:
+            self._reader.close()
 
     def served(self, samples: int, waited_s: float) -> None:
-        if self._data is not None and self._data.generation is not None:
-            self._reader.served(self._data.generation, samples, waited_s)
+        self._reader.served(samples, waited_s)
+
+    def check(self) -> None:
+        self._reader.check()
 
     def close(self) -> None:
         if self._data is not None:
             self._data.close()
+        self._reader.close()

@@ -1,0 +1,118 @@
+"""Retire old generations, then sweep: delete what no generation that can be read names any more.
+
+Any number of processes may do so at once, and die at any step: each finishes what others left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from wlshard.errors import UsageError
+from wlshard.pool.accounting import Accounting
+from wlshard.pool.generations import Generations
+from wlshard.pool.manifest import Manifest, Stub
+from wlshard.pool.names import CONDEMNED, SHARDS, ShardName, condemned_name, lease_name, manifest_name
+from wlshard.store.base import Entry, Store
+from wlshard.tar.index import index_name
+
+log = logging.getLogger(__name__)
+
+STALE_S = 86_400.0  # what nobody has written to for so long, and cannot be told to be alive, is of the dead
+
+
+class Retirement(NamedTuple):
+    """What was retired, what is `held` by whom, what was deleted; orphans: indexes, temporary files."""
+
+    retired: list[int]
+    held: dict[int, list[str]]
+    shards: int
+    bytes: int
+    orphans: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what `wl-rotate --json` prints as `retired`."""
+        return {**self._asdict(), "held": {str(number): names for number, names in self.held.items()}}
+
+
+def retire(store: Store, generations: Generations, accounts: Accounting, keep: int) -> Retirement:
+    """Retire all but the newest `keep` generations, those that are held excepted; then sweep."""
+    if keep < 2:
+        raise UsageError(f"keep={keep}: readers need the generation before the newest, so 2 or more")
+    newest = generations.newest()
+    assert newest is not None, "the pool is opened before"
+    retired, held = list[int](), dict[int, list[str]]()
+    floor = generations.floor(newest)
+    for generation in range(floor, newest.generation - keep + 1):
+        if not generations.is_stub(generation):
+            holders = _retire(store, generations, accounts, generation)
+            if holders:
+                held[generation] = holders
+            else:
+                retired.append(generation)
+    return Retirement(retired, held, *_sweep(store, generations.slots(floor)))
+
+
+def _retire(store: Store, generations: Generations, accounts: Accounting, generation: int) -> list[str]:
+    """Turn a generation into a stub; else give who holds it."""
+    if holders := accounts.holds(generation):
+        return [note.holder for note in holders]
+    # From here on nobody takes it up. Who did so before has a lease, and had it before this.
+    store.create(condemned_name(generation), b"{}\n")
+    store.sync(CONDEMNED)
+    if holders := accounts.holds(generation):
+        return [note.holder for note in holders]
+    manifest = generations.slot(generation)
+    if isinstance(manifest, Manifest):  # or another was faster
+        stub = Stub(generation, manifest.digest, manifest.txn)
+        store.put(manifest_name(generation), stub.encode())
+    for entry in list(store.list(lease_name(generation))):
+        store.delete(entry.name)
+    return []
+
+
+def _sweep(store: Store, slots: Iterable[Manifest | Stub]) -> tuple[int, int, int]:
+    """Delete the shards that the newest manifest covers and none names; first all manifests are read.
+
+    The write buffer is not covered, so it stays; bad shards stay where they are, too, for their owner to see.
+    """
+    named, newest = set[str](), None
+    for slot in slots:
+        if isinstance(slot, Manifest):
+            newest = slot
+            named.update(shard.name for shard in slot.shards)
+            named.update(bad.shard for bad in slot.quarantined)
+    assert newest is not None, "the newest is no stub"
+    skip = len(SHARDS) + 1
+    listed = {entry.name[skip:]: entry for entry in store.list(f"{SHARDS}/")}
+    shards = size = 0
+    indexes = list[Entry]()
+    for name, entry in listed.items():
+        tar = f"{name[:-4]}.tar" if name.endswith(".idx") else name
+        if tar in named or (tar != name and tar in listed):
+            continue
+        parsed = ShardName.parse(tar)
+        if parsed is None:
+            continue
+        if not newest.covers(parsed):
+            indexes += [entry] if tar != name else []
+            continue
+        store.delete(entry.name)
+        if tar == name:
+            store.delete(index_name(entry.name))
+            shards, size = shards + 1, size + entry.bytes
+    return shards, size, _clean(store, indexes)
+
+
+def _clean(store: Store, indexes: list[Entry]) -> int:
+    """Delete indexes whose shard never came, and temporary files of puts that died, once they are old."""
+    left = [entry for entry in store.drafts() if "/." in f"/{entry.name}"]
+    if not indexes and not left:
+        return 0
+    old = store.now() - STALE_S
+    orphans = [(store.delete, entry.name) for entry in indexes if entry.mtime < old]
+    orphans += [(store.drop, entry.name) for entry in left if entry.mtime < old]
+    for delete, name in orphans:
+        delete(name)
+    return len(orphans)
