@@ -46,11 +46,19 @@ def nothing_is_left_behind() -> Iterator[None]:
     """Fail a test that leaves an open fd, a thread, a child process or a named piece of shared memory."""
     before = things_held()
     yield
+    end_connections()
     left = things_held() - before
     if left:
         gc.collect()  # a caught exception's traceback may hold frames, and they what they had open
         left = things_held() - before
     assert not left, f"left behind: {sorted(left)}"
+
+
+def end_connections() -> None:
+    """Close the connections that stores keep for their next request, as long as their process lives."""
+    for module in ("wlshard.store.wire", "wlshard.store.s3"):
+        if module in sys.modules:
+            sys.modules[module].forget_connections()
 
 
 def things_held() -> set[str]:

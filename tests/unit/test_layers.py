@@ -43,6 +43,8 @@ HOMES: dict[str, set[str]] = {
     "fsspec": {"store"},
     "gcsfs": {"store"},
     "s3fs": {"store"},
+    "botocore": {"store"},
+    "urllib3": {"store"},
     "tarfile": {"tar"},
     "multiprocessing": {"workers"},
     "torch": {"device", "torch", "demo"},

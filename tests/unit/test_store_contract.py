@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.server
+import io
 import os
 import threading
 from functools import partial
 
 import pytest
 
+from wlshard.errors import AccessDenied
 from wlshard.store.connect import connect
 from wlshard.store.http import HttpStore
 from wlshard.store.local import LocalStore
@@ -59,22 +61,23 @@ class RangeHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
     def send_head(self):
-        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
-        if not start:
+        if "Range" not in self.headers:
             return super().send_head()
+        start, _, last = self.headers["Range"][6:].partition("-")
         path = self.translate_path(self.path)
         if not os.path.isfile(path):
             return self.send_error(404)
-        size = os.path.getsize(path)
+        size, start = os.path.getsize(path), int(start)
+        end = min(size, int(last or size) + 1)
         self.send_response(206 if start < size else 416)
         self.send_header(
-            "Content-Range", f"bytes {start}-{size - 1}/{size}" if start < size else f"bytes */{size}"
+            "Content-Range", f"bytes {start}-{end - 1}/{size}" if start < size else f"bytes */{size}"
         )
-        self.send_header("Content-Length", str(max(size - start, 0)))
+        self.send_header("Content-Length", str(max(end - start, 0)))
         self.end_headers()
-        file = open(path, "rb")  # noqa: SIM115 — the base class closes it
-        file.seek(start)
-        return file
+        with open(path, "rb") as file:
+            file.seek(start)
+            return io.BytesIO(file.read(max(end - start, 0)))
 
 
 class PlainHandler(http.server.SimpleHTTPRequestHandler):
@@ -106,6 +109,21 @@ def lay(tmp_path):
     store = LocalStore(str(tmp_path), str(tmp_path))
     for name, data in OBJECTS.items():
         store.put(name, data)
+
+
+class TestForeignStore(ReadContract):
+    """A scheme that fsspec knows and we do not."""
+
+    @pytest.fixture
+    def laid(self, tmp_path):
+        lay(tmp_path)
+        return connect(f"local://{tmp_path}")
+
+    def test_it_lists_and_takes_no_writes(self, laid):
+        assert {entry.name: entry.bytes for entry in laid.list()} == {n: len(d) for n, d in OBJECTS.items()}
+        assert [entry.name for entry in laid.list("shards/la")] == ["shards/large.tar"]
+        with pytest.raises(AccessDenied, match="reading"):
+            laid.put("x", b"")
 
 
 class TestHttpStoreWithRanges(ReadContract):

@@ -10,7 +10,7 @@ import click
 
 from wlshard.cli.entry import command
 from wlshard.cli.options import seed_option, select_option, shuffle_option
-from wlshard.errors import NotFound, printable
+from wlshard.errors import NotFound, UsageError, printable
 
 if TYPE_CHECKING:
     from wlshard.sample import Sample
@@ -41,6 +41,8 @@ def main(
     there. __key__ and __url__ are fields, too. With an index beside the shard only that sample is read.
     With -S, the first sample after SKIP others of which EXPR is true.
     """
+    if sys.stdout is None:
+        raise UsageError("stdout is closed: say where the bytes shall go", url="-")
     shards = _shards(url)
     if select is None and not shuffle:
         sample = _sample(shards, skip, url)

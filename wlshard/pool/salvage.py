@@ -49,7 +49,7 @@ def _seal_whole(store: Store, entry: Entry, scratch: ScratchName) -> ShardName |
     if reader is None:
         return None  # another salvager was first
     with reader:
-        if store.can.local and scratch.boot != boot_id() and entry.mtime < booted_at():
+        if scratch.boot != boot_id() and entry.mtime < booted_at():
             log.warning("%s was not yet on disk when this machine went down: it is dropped", url)
             members = []
         else:

@@ -32,12 +32,11 @@ class OutputShard:
     After an exception inside nothing is published. The name decides: `.tar` has its index beside it,
     `.tar.gz`, `.tgz`, `.tar.zst` and `.tzst` are compressed without one, `-` is stdout, written as it comes.
     UsageError at the start: another ending, or an output that is there (unless `force` replaces it).
-    Holds up to 1 MiB of samples, and about 100 bytes a member. lasting: as for `encode_sample`.
+    Holds up to 1 MiB of samples, and about 100 bytes a member.
     """
 
-    def __init__(self, url: str, *, force: bool = False, lasting: bool = False) -> None:
+    def __init__(self, url: str, *, force: bool = False) -> None:
         self.url = url
-        self._lasting = lasting
         self._compressor = compressor(url)
         self._target = None if url == STDOUT else NamedTarget(url, force=force)
         self._shard: GrowingShard | None = None
@@ -56,7 +55,7 @@ class OutputShard:
         key = sample.get(KEY)
         if key is None:
             raise GroupingError("a sample without a key: give it its __key__")
-        self._shard.add(encode_sample(key, sample, lasting=self._lasting))
+        self._shard.add(encode_sample(key, sample))
 
     def __enter__(self) -> Self:
         target = self._target

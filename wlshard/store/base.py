@@ -58,10 +58,16 @@ class Reader(AbstractContextManager["Reader", None], Protocol):
     def close(self) -> None: ...
 
 
-def read_whole(reader: Reader) -> bytes:
-    """Read a small object to its end."""
-    data, block = bytearray(), memoryview(bytearray((reader.bytes or 1 << 16) + 1))
-    while count := reader.readinto(block):
+class Readable(Protocol):
+    """What fills memory from the front, as `Reader.readinto` does."""
+
+    def readinto(self, target: memoryview, /) -> int: ...
+
+
+def read_whole(source: Readable, size: int | None) -> bytes:
+    """Read a small object, of this size where it is known, to its end."""
+    data, block = bytearray(), memoryview(bytearray((size or 1 << 16) + 1))
+    while count := source.readinto(block):
         data += block[:count]
     return bytes(data)
 
@@ -106,8 +112,11 @@ class Store(Protocol):
     @property
     def can(self) -> Capabilities: ...
 
-    def open(self, name: str, start: int = 0) -> Reader:
-        """Open an object for one sequential read from byte `start`."""
+    def open(self, name: str, start: int = 0, end: int | None = None) -> Reader:
+        """Open an object for one sequential read from byte `start`.
+
+        end: where the caller means to stop; a store far away then asks for no more at first.
+        """
         ...
 
     def read(self, name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""From URLs to stores: plain paths and file://, memory://, http(s)://."""
+"""From URLs to stores, by their schemes; what a store needs is loaded when it is asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wlshard.store.local import LocalStore
 from wlshard.store.memory import MemoryStore
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_SUPPORTED = "a plain path, file://, memory://, http://, https://"
+_SUPPORTED = "a plain path, file://, memory://, http(s)://, gs://, s3://"
 
 
 def connect(url: str) -> Store:
@@ -30,7 +30,17 @@ def connect(url: str) -> Store:
         from wlshard.store.http import HttpStore
 
         return HttpStore(url.rstrip("/"))
-    raise UsageError(f"{scheme}:// is not supported: use {_SUPPORTED}", url=url)
+    if scheme in ("gs", "gcs"):
+        from wlshard.store.gs import GsStore
+
+        return GsStore(url.rstrip("/"))
+    if scheme == "s3":
+        from wlshard.store.s3 import S3Store
+
+        return S3Store(url.rstrip("/"))
+    from wlshard.store.foreign import ForeignStore
+
+    return ForeignStore(url.rstrip("/"))
 
 
 def locate(url: str) -> tuple[Store, str]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from wlshard.store.local import LocalStore
 
 SCRATCH = ".partial"  # ends every name that is no object (yet)
-WRITE_BEHIND_BYTES = 1 << 23  # what a disk takes in at once while the next is made
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
@@ -27,38 +26,28 @@ class LocalDraft:
 
     def __init__(self, store: LocalStore, name: str, lock: FileLock) -> None:
         self.bytes = 0
-        self._behind = 0  # up to where the disk has been told to take it
         self._store = store
         self._scratch = store.path(name) + SCRATCH
         self._url = object_url(store.url, name)
         self._lock = lock
 
     def write(self, parts: Sequence[Buffer], at: int | None = None) -> None:
-        fd = self._fd()
+        fd = self.fileno()
         try:
             end = _write_all(fd, parts, self.bytes if at is None else at)
             if end < self.bytes:
                 os.ftruncate(fd, end)
             self.bytes = end
-            if end - self._behind >= WRITE_BEHIND_BYTES:
-                self._write_behind(fd)
         except OSError as error:
             self.bytes = max(self.bytes, os.fstat(fd).st_size)
             raise refused(error, self._url) from error
 
-    def _write_behind(self, fd: int) -> None:
-        """Have the system begin to write what is there, so that `sync` finds little left to wait for."""
-        if hasattr(os, "posix_fadvise"):
-            # Linux: dirty pages are sent to the disk and, as they are dirty, stay in the cache.
-            os.posix_fadvise(fd, self._behind, self.bytes - self._behind, os.POSIX_FADV_DONTNEED)
-        self._behind = self.bytes
-
     def sync(self) -> None:
         with errors_of(self._url):
-            os.fsync(self._fd())
+            os.fsync(self.fileno())
 
     def publish(self, name: str, *, replace: bool = False) -> bool:
-        path, fd = self._store.path(name), self._fd()
+        path, fd = self._store.path(name), self.fileno()
         try:
             if replace:
                 os.replace(self._scratch, path)
@@ -97,7 +86,7 @@ class LocalDraft:
     def abandon(self) -> None:
         self._lock.close()
 
-    def _fd(self) -> int:
+    def fileno(self) -> int:
         if self._lock.fd < 0:
             raise UsageError(
                 "this draft is closed, or was opened by the parent of this process", url=self._url

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -67,25 +66,16 @@ def sync_folder(path: str) -> None:
 
 def make_folders(path: str) -> None:
     """Make a folder and its parents as far as missing, each durable in its own parent."""
-    missing = []
-    while not _is_folder(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for folder in reversed(missing):
+    if not os.path.isdir(path):
+        parent = os.path.dirname(path)
+        make_folders(parent)
         try:
-            os.mkdir(folder)
+            os.mkdir(path)
         except FileExistsError:
-            if not os.path.isdir(folder):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
-        else:
-            sync_folder(os.path.dirname(folder))
-
-
-def _is_folder(path: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return False
+            if not os.path.isdir(path):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+            return
+        sync_folder(parent)
 
 
 class FileLock:

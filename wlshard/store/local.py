@@ -71,7 +71,7 @@ class LocalStore:
         self.root = os.path.abspath(root)
         self.can = Capabilities(write=True, list=True, create=True, shared=True, local=True)
 
-    def open(self, name: str, start: int = 0) -> LocalReader:
+    def open(self, name: str, start: int = 0, end: int | None = None) -> LocalReader:
         path, url = self.path(name), object_url(self.url, name)
         with errors_of(url):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -86,7 +86,7 @@ class LocalStore:
 
     def read(self, name: str) -> bytes:
         with self.open(name) as reader:
-            return read_whole(reader)
+            return read_whole(reader, reader.bytes)
 
     def put(self, name: str, data: Buffer) -> None:
         self._write(name, data, replace=True)

@@ -65,7 +65,7 @@ class MemoryStore:
         self.url = url
         self._root = url.partition("://")[2].strip("/") + "/"
 
-    def open(self, name: str, start: int = 0) -> MemoryReader:
+    def open(self, name: str, start: int = 0, end: int | None = None) -> MemoryReader:
         return MemoryReader(self.read(name), start)
 
     def read(self, name: str) -> bytes:

@@ -57,9 +57,9 @@ class RecordingStore:
     def can(self) -> Capabilities:
         return self.store.can
 
-    def open(self, name: str, start: int = 0) -> Reader:
+    def open(self, name: str, start: int = 0, end: int | None = None) -> Reader:
         with self.doing("open", name):
-            return self.store.open(name, start)
+            return self.store.open(name, start, end)
 
     def read(self, name: str) -> bytes:
         with self.doing("read", name):

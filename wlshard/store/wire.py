@@ -1,0 +1,209 @@
+"""HTTP requests: connections that are kept, proxies of the environment, answers as errors of ours."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Protocol
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, ResponseError
+
+from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError, WlshardError
+from wlshard.store.options import option
+from wlshard.store.patience import Passing, retry_after, unavailable
+
+TIMEOUT_S = 60.0  # of silence, not of a whole transfer
+REDIRECTS = 10
+_SAFE = "/%?&=:@+,;~!$'()*[]#"
+_KEPT = 32  # connections to one host
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_lock = threading.Lock()
+_pools: dict[str | None, urllib3.PoolManager] = {}  # by proxy
+
+
+class Answer(Protocol):
+    """A server's answer, its body not read yet. Close it."""
+
+    status: int
+    headers: Mapping[str, str]  # any case for HTTP, lower case for SDKs: ask in lower case
+
+    def readinto(self, target: memoryview, /) -> int:
+        """Read some bytes; 0 at the end. Passing: the connection broke."""
+        ...
+
+    def close(self) -> None: ...
+
+    def stop(self) -> None:
+        """End a `readinto` of another thread."""
+        ...
+
+
+class Body:
+    """An answer from urllib3's response, for `url`, which errors name."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, url: str) -> None:
+        self.status, self.url = response.status, url
+        self.headers: Mapping[str, str] = response.headers
+        self.reason = response.reason or ""
+        self._response = response
+
+    def readinto(self, target: memoryview, /) -> int:
+        try:
+            data = self._response.read1(len(target))
+        except (HTTPError, OSError, ValueError) as error:
+            raise unavailable(f"the stream broke off ({what_of(error)}): try again", self.url) from error
+        target[: len(data)] = data
+        return len(data)
+
+    def read(self) -> bytes:
+        """Read a small body to its end, and let go of the connection."""
+        try:
+            data = self._response.read()
+        except (HTTPError, OSError, ValueError) as error:
+            raise unavailable(f"the answer broke off ({what_of(error)}): try again", self.url) from error
+        finally:
+            self.close()
+        return data
+
+    def close(self) -> None:
+        if self.status >= 400:
+            with suppress(HTTPError, OSError, ValueError):
+                self._response.read(1 << 16)  # an error's text: then the connection can be used again
+        self._response.close()
+
+    def stop(self) -> None:
+        with suppress(ValueError, RuntimeError, OSError, AttributeError):
+            self._response.shutdown()
+
+
+def send(
+    method: str,
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    body: bytes | None = None,
+    show: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Body:
+    """Send one request, following redirects; give the answer whatever its status.
+
+    show: the URL that errors name, where the real one is not for the eye. Passing: no answer came.
+    """
+    show = show or url
+    headers = {"accept-encoding": "identity", "user-agent": "wlshard", **(headers or {})}
+    if login := _login(url):
+        headers |= urllib3.make_headers(basic_auth=login)
+    retries = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=REDIRECTS)
+    try:
+        response = _pool(url).request(
+            method,
+            quote(url, safe=_SAFE),
+            headers=headers,
+            body=body,
+            retries=retries,
+            timeout=urllib3.Timeout(connect=min(timeout_s, 20.0), read=timeout_s),
+            preload_content=False,
+            decode_content=False,
+        )
+    except LocationValueError as error:
+        raise UsageError(f"{error}: check the URL", url=show) from error
+    except MaxRetryError as error:
+        if isinstance(error.reason, ResponseError):
+            advice = f"more than {REDIRECTS} redirects, a loop perhaps: check the URL"
+            raise StoreUnavailable(advice, url=show) from error
+        raise unavailable(f"no answer ({what_of(error)}): check host and network", show) from error
+    except (HTTPError, OSError) as error:
+        raise unavailable(f"no answer ({what_of(error)}): check host and network", show) from error
+    return Body(response, show)
+
+
+def what_of(error: BaseException) -> str:
+    """Say in a few words what a library's error means, without any URL in it: those may hold secrets."""
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, BaseException):
+        return what_of(reason)
+    if isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError):
+        return "timed out"
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    if isinstance(error, urllib3.exceptions.IncompleteRead):
+        return "the body is shorter than announced"
+    return type(error).__name__
+
+
+def refusal(status: int, reason: str, url: str, headers: Mapping[str, str]) -> WlshardError | Passing:
+    """Give what an answer that is no success means."""
+    said = f"the server answered {status} {reason}".rstrip()
+    if status in (404, 410):
+        return NotFound(f"{said}: check the URL", url=url)
+    if status in (401, 403, 407):
+        return AccessDenied(f"{said}: check your credentials and the URL", url=url)
+    if status in (400, 405, 501):
+        return UsageError(f"{said}: this server cannot be asked that", url=url)
+    error = StoreUnavailable(f"{said}: try again later", url=url)
+    return Passing(error, retry_after(headers.get("retry-after"))) if status in _PASSING else error
+
+
+def checked(answer: Body, *fine: int) -> Body:
+    """Give the answer if its status is one of these (or 2xx); else raise what it means, and close it."""
+    if answer.status // 100 == 2 or answer.status in fine:
+        return answer
+    answer.close()
+    raise refusal(answer.status, answer.reason, answer.url, answer.headers)
+
+
+def forget_connections() -> None:
+    """Close the connections that are kept for later."""
+    with _lock:
+        pools = list(_pools.values())
+        _pools.clear()
+    for pool in pools:
+        pool.clear()
+
+
+def _pool(url: str) -> urllib3.PoolManager:
+    proxy = _proxy(url)
+    with _lock:
+        if proxy not in _pools:
+            if proxy is None:
+                _pools[proxy] = urllib3.PoolManager(16, maxsize=_KEPT)
+            else:
+                login = _login(proxy)
+                headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
+                _pools[proxy] = urllib3.ProxyManager(proxy, 16, proxy_headers=headers, maxsize=_KEPT)
+        return _pools[proxy]
+
+
+def _proxy(url: str) -> str | None:
+    """Give the proxy for a URL: the one asked for, else the environment's."""
+    parts = urlsplit(url)
+    asked = option(url, "http_proxy")
+    if asked is not None:
+        return str(asked) or None
+    if proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def _login(url: str) -> str | None:
+    """Give the `user:password` that stands in a URL."""
+    before, at, _ = urlsplit(url).netloc.rpartition("@")
+    return unquote(before) if at else None
+
+
+def _leave_to_parent() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _pools.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
