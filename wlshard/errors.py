@@ -138,6 +138,15 @@ class LostLease(WlshardError):
 
     code = 31
 
+    @classmethod
+    def by(cls, error: NotFound, generation: int) -> LostLease:
+        """Say what a shard that is missed means to who is reading a pool."""
+        return cls(
+            f"generation {generation} was retired while it was being read ({error.message}): begin a new "
+            "epoch, or keep more generations (wl-rotate --keep)",
+            url=error.url,
+        )
+
 
 class PoolStarved(WlshardError):
     """No samples came within timeout_s."""

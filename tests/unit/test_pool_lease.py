@@ -12,10 +12,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from loading import fill_pool, keys
 from processes import environ
 
 from wlshard import AccessDenied, CursorMismatch, Loader, LostLease, Pool, StoreUnavailable, clock, samples
+from wlshard.cli.extract import main as extract
 from wlshard.pool import accounting
 from wlshard.pool.accounting import TTL_S
 from wlshard.pool.follow import Follower
@@ -314,6 +316,7 @@ def test_a_loaders_pin_keeps_its_last_two_generations_for_who_resumes(pool):
 
 STOPPED = """
 import json, os, signal, sys
+from wlshard.cli.extract import main as extract
 from wlshard.pool import accounting
 accounting.TTL_S = 1.0
 import wlshard
@@ -354,3 +357,28 @@ def test_a_process_stopped_for_longer_than_its_lease_wakes_to_lost_lease_never_t
     assert process.returncode == LostLease.code
     assert "generation 1" in last
     assert [key for batch in batches for key in batch] == keys(30)[4 : 4 + 4 * len(batches)]
+
+
+# Commands
+
+
+def test_a_command_holds_the_generation_it_reads_until_it_ends(tmp_path: Path, monkeypatch) -> None:
+    pool = fill_pool(str(tmp_path / "pool"), range(30))
+    held = []
+    monkeypatch.setattr(
+        "wlshard.jobs.extract.extract", lambda *_, **__: held.append(later(pool).held) or iter(["x"])
+    )
+    result = CliRunner().invoke(extract, ["-f", "n.index", pool.url])
+    assert (result.exit_code, result.stdout) == (0, "x\n")
+    assert list(held[0]) == [1]
+    assert files(pool) == []
+    assert pool.retire().retired == [1]
+
+
+def test_a_shard_that_is_gone_under_a_command_is_31_and_a_field_that_is_not_there_10(tmp_path: Path) -> None:
+    pool = fill_pool(str(tmp_path / "pool"), range(30))
+    result = CliRunner().invoke(extract, ["-f", "absent", pool.url])
+    assert result.exit_code == 10
+    os.unlink(pool.shards()[1])
+    result = CliRunner().invoke(extract, ["-f", "n.index", pool.url])
+    assert (result.exit_code, "was retired while" in result.stderr) == (31, True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wlshard.cli.entry import command
-from wlshard.cli.options import seed_option, select_option, shuffle_option
+from wlshard.cli.options import seed_option, select_option, shards_of, shuffle_option
 from wlshard.errors import NotFound, UsageError, printable
 
 if TYPE_CHECKING:
@@ -63,8 +63,6 @@ def _shards(url: str) -> list[str]:
     # A file is found without the rooms that know of pools: it would cost as much time as all the rest.
     if url == "-" or (os.path.isfile(url) and not url.endswith(".json")):
         return [url]
-    from wlshard.pool.source import shards_of
-
     return shards_of(url)
 
 

@@ -13,6 +13,7 @@ from wlshard.cli.options import (
     json_option,
     seed_option,
     select_option,
+    shards_of,
     shuffle_option,
     skip_option,
 )
@@ -54,7 +55,6 @@ def main(
 
     from wlshard.jobs.dump import FileTree, dump
     from wlshard.jobs.look import look
-    from wlshard.pool.source import shards_of
 
     tree = FileTree(output, force=force)
     found = look(

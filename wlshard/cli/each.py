@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wlshard.cli.entry import SKIPPED
-from wlshard.cli.options import json_option, parallel_option
+from wlshard.cli.options import json_option, parallel_option, shards_of
 from wlshard.errors import UsageError, printable
 from wlshard.sample import fields_of
 
@@ -46,7 +46,6 @@ def each_options(function: Decorated) -> Decorated:
 def sources(source: str | None, retry: str | None) -> tuple[list[str], dict[str, list[str]] | None]:
     """Give the input shards, and of a ledger's samples their keys by shard."""
     from wlshard.jobs.ledger import read
-    from wlshard.pool.source import shards_of
 
     if retry is None:
         if source is None:

@@ -12,6 +12,7 @@ from wlshard.cli.options import (
     json_option,
     seed_option,
     select_option,
+    shards_of,
     shuffle_option,
     skip_option,
 )
@@ -54,7 +55,6 @@ def main(
     """
     from wlshard.jobs.extract import extract
     from wlshard.jobs.look import look
-    from wlshard.pool.source import shards_of
 
     found = look(
         shards_of(url), skip=skip, count_samples=count, select=select, shuffle_samples=shuffle, seed=seed,

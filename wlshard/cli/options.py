@@ -46,6 +46,13 @@ class Argument(click.ParamType):  # type: ignore[type-arg]
             return name, text
 
 
+def shards_of(source: str) -> list[str]:
+    """List the shards that a source names; a pool's are leased until the command ends."""
+    from wlshard.pool.source import leased_shards
+
+    return click.get_current_context().with_resource(leased_shards(source))
+
+
 def listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     if value is None:
         return None

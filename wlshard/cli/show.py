@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wlshard.cli.entry import SKIPPED, command
-from wlshard.cli.options import force_option, json_option, seed_option, select_option, shuffle_option
+from wlshard.cli.options import (
+    force_option,
+    json_option,
+    seed_option,
+    select_option,
+    shards_of,
+    shuffle_option,
+)
 from wlshard.errors import CodecError, NotFound, UsageError, printable
 
 if TYPE_CHECKING:
@@ -54,7 +61,6 @@ def main(
     URL: shards in any form, a pool (POOL, POOL@n) or - for stdin.
     """
     from wlshard.jobs.look import look
-    from wlshard.pool.source import shards_of
 
     if as_json and output == "-":
         raise UsageError("-o - and --json both want stdout: name a file for the picture")

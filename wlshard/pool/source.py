@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from wlshard.errors import NotFound
+from wlshard.errors import LostLease, NotFound
+from wlshard.pool.follow import Follower
 from wlshard.pool.names import GENERATION
 from wlshard.pool.pool import Pool
 from wlshard.shards.expand import expand
+from wlshard.shards.output import is_there
 
 # Nothing that looks like this is asked for a pool: one request less where shards lie on a web server.
 _SHARDS = re.compile(r"-|.*(::|[{}*?]|\.(tar|tgz|json|idx)(\.\w+)?$)", re.DOTALL)
@@ -43,12 +46,27 @@ def resolve(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | 
     return Resolved(urls=expand(source))
 
 
-def shards_of(source: str) -> list[str]:
-    """List the shards that a source names, those of a pool's generation too. NotFound: it has none yet."""
+@contextmanager
+def leased_shards(source: str) -> Iterator[list[str]]:
+    """List the shards that a source names; those of a pool's generation are leased inside the block.
+
+    NotFound: it has none yet. LostLease: one that is missed inside the block was deleted meanwhile.
+    """
     found = resolve(source)
     if found.pool is None:
-        return found.urls
-    shards = found.pool.shards(found.generation)
-    if not shards:
+        yield found.urls
+        return
+    if not found.pool.shards(found.generation):
         raise NotFound("this generation holds no samples yet: run wl-rotate, or wait for one", url=source)
-    return shards
+    reader = Follower(found.pool, found.generation, follow=False, timeout_s=0)
+    try:
+        manifest = reader.choose()
+        urls = reader.urls(manifest)
+        try:
+            yield urls
+        except NotFound as error:
+            if error.url in urls and not is_there(error.url):
+                raise LostLease.by(error, manifest.generation) from error
+            raise
+    finally:
+        reader.close()

@@ -143,20 +143,11 @@ class Data:
 
     def gone(self, error: NotFound) -> NotFound | LostLease:
         """Say what a missing shard means: in a pool, that the generation was retired while being read."""
-        return error if self.generation is None else gone(self.generation, error)
+        return error if self.generation is None else LostLease.by(error, self.generation)
 
     def close(self) -> None:
         while self._open:
             self._open.popitem()[1].close()
-
-
-def gone(generation: int, error: NotFound) -> LostLease:
-    """Say that a generation that was being read has lost a shard."""
-    return LostLease(
-        f"generation {generation} was retired while it was being read ({error.message}): begin a new epoch, "
-        "or keep more generations (wl-rotate --keep)",
-        url=error.url,
-    )
 
 
 def data_of_rows(rows: Iterable[Sample]) -> Data:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from wlshard.errors import NotFound
+from wlshard.errors import LostLease, NotFound
 from wlshard.sample import Sample
 from wlshard.shards.reader import OnError, read_samples
-from wlshard.stream.data import Data, Rows, data_of_generation, data_of_rows, data_of_shards, gone
+from wlshard.stream.data import Data, Rows, data_of_generation, data_of_rows, data_of_shards
 
 
 class Feed(Protocol):
@@ -131,7 +131,7 @@ class PoolFeed:
                 try:
                     yield from read_samples(url, on_error=on_error, copy=copy)
                 except NotFound as error:
-                    raise gone(manifest.generation, error) from error
+                    raise LostLease.by(error, manifest.generation) from error
         finally:
             self._reader.close()
 
