@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from wlshard.cli.rotate import main
 from wlshard.errors import StoreUnavailable
 from wlshard.jobs.rotation import Rotator
 from wlshard.pool.pool import Pool
+from wlshard.pool.retire import Retirement
+from wlshard.pool.rotate import Policy, Rotation
 from wlshard.pool.writer import ShardWriter
 
 KEYS = {
@@ -28,6 +31,7 @@ KEYS = {
     "dropped",
     "quarantined",
     "seconds",
+    "retired",
 }
 
 
@@ -116,7 +120,7 @@ def test_watch_rotates_whenever_enough_waits_until_it_is_ended(pool: Pool, words
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 130
-    assert pool.generations() == [0, 1, 2]
+    assert pool.generations() == [1, 2]
 
 
 def test_a_dry_run_does_not_watch(pool: Pool) -> None:
@@ -126,7 +130,7 @@ def test_a_dry_run_does_not_watch(pool: Pool) -> None:
 def test_a_store_that_fails_is_asked_again_but_not_for_ever(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rotator = Rotator(pool, at=1)
+    rotator = Rotator(pool, Policy(at=1))
     calls = 0
 
     def fail() -> list[str]:
@@ -147,3 +151,85 @@ def test_a_store_that_fails_is_asked_again_but_not_for_ever(
         rotator.turn()
     with pytest.raises(StoreUnavailable):
         rotator.turn()
+
+
+# Retirement, policies, pins
+
+
+def test_what_is_older_than_the_newest_two_is_retired_and_told(pool: Pool) -> None:
+    for _ in range(2):
+        rotate(pool.url)
+        seal(pool, 2)
+    told = json.loads(rotate(pool.url, "--json").stdout)
+    assert told["retired"] == {"retired": [1], "held": {}, "shards": 1, "bytes": 5120, "orphans": 0}
+    assert pool.generations() == [2, 3]
+    seal(pool, 2)
+    assert "1 generations retired, 1 shards deleted" in rotate(pool.url).stderr
+
+
+def test_keep_is_for_this_run(pool: Pool) -> None:
+    for _ in range(3):
+        rotate(pool.url, "--keep", 9)
+        seal(pool, 2)
+    assert pool.generations() == [0, 1, 2, 3]
+    rotate(pool.url, "--keep", 3)
+    assert pool.generations() == [2, 3, 4]
+    rotate(pool.url)
+    assert pool.generations() == [3, 4]
+    assert rotate(pool.url, "--keep", 1).exit_code == 2
+
+
+def test_max_age_leaves_out_what_was_sealed_too_long_ago(pool: Pool) -> None:
+    rotate(pool.url)
+    old = Path(pool.shards()[0])
+    seal(pool, 2)
+    os.utime(old, (1e9, 1e9))
+    told = json.loads(rotate(pool.url, "--pool-samples", 100, "--max-age", 3600, "--json").stdout)
+    assert (told["kept"]["samples"], told["dropped"]["samples"]) == (0, 4)
+    seal(pool, 2)
+    told = json.loads(rotate(pool.url, "--pool-samples", 100, "--max-age", 3600, "--json").stdout)
+    assert (told["kept"]["samples"], told["dropped"]["samples"]) == (2, 0)
+
+
+def test_a_pin_keeps_what_is_newest_until_it_is_released(pool: Pool) -> None:
+    assert rotate(pool.url, "--pin", "best").exit_code == 0
+    for _ in range(3):
+        seal(pool, 2)
+        told = rotate(pool.url)
+    assert "1 held by pin-best" in told.stderr
+    assert pool.generations() == [1, 3, 4]
+    assert json.loads(rotate(pool.url, "--unpin", "best", "--json").stdout)["unpinned"] == [1]
+    assert pool.generations() == [3, 4]
+    assert rotate(pool.url, "--unpin", "best").exit_code == 10
+    assert rotate(pool.url, "--pin", "a/b").exit_code == 2
+    assert rotate(pool.url, "--pin", "x", "--watch").exit_code == 2
+
+
+def test_metrics_are_a_line_for_each_turn_that_did_something(pool: Pool, tmp_path: Path) -> None:
+    from wlshard.jobs.rotation import watch
+
+    shown, metrics = [], tmp_path / "metrics.jsonl"
+
+    def show(done: Rotation, retired: Retirement | None) -> None:
+        shown.append(done.generation)
+        if len(shown) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        seal(pool, 2)
+
+    watch(Rotator(pool, Policy()), 0.01, show, str(metrics))
+    assert shown == [1, 2, 3]
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["generation"] for line in lines] == [1, 2, 3]
+    assert [line["rotation"]["promoted"]["samples"] for line in lines] == [4, 2, 2]
+    assert [line["retired"]["retired"] for line in lines] == [[], [0], [1]]
+    assert all(line["kind"] == "pool" and line["time"] > 0 for line in lines)
+
+
+def test_metrics_that_cannot_be_written_stop_no_rotation(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    from wlshard.jobs.rotation import watch
+
+    watch(Rotator(pool, Policy()), 0.01, lambda *_: os.kill(os.getpid(), signal.SIGINT), "/absent/x")
+    assert "no metrics" in caplog.text
+    assert pool.newest().generation == 1

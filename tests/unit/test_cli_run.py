@@ -21,7 +21,8 @@ from click.testing import CliRunner
 from processes import environ, gone, hanging, lives, until
 
 from wlshard.cli.run import StatusLine, main, told
-from wlshard.jobs.run import Snapshot
+from wlshard.jobs.job import Job
+from wlshard.jobs.run import Snapshot, run
 from wlshard.jobs.supervise import Totals
 from wlshard.pool.pool import Pool
 
@@ -348,3 +349,35 @@ def test_json_is_no_option_here(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["f:f", str(tmp_path / "p"), "--json", "--", "true"])
     assert result.exit_code == 2
     assert json.loads(result.stderr.splitlines()[-1])["error"] == "UsageError"
+
+
+READS_ON = """
+import os, sys, wlshard
+pool = wlshard.Pool(os.environ["WL_POOL"])
+most = 0
+with wlshard.Loader(pool, "json", batch_size=5) as loader:
+    while pool.newest() is None or pool.newest().generation < 16:
+        for batch in loader:
+            there = [name for name in os.listdir(pool.url + "/shards") if name.endswith(".tar")]
+            most = max(most, sum(int(name.split("-")[-2]) for name in there))
+open(sys.argv[1], "w").write(str(most))
+"""
+
+
+def test_what_lies_on_the_disk_does_not_grow_with_the_generations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wlshard.jobs.run.TURN_S", 0.05)
+    monkeypatch.setattr(os, "environ", environ())
+    job = Job("generators:numbered", str(tmp_path / "p"), cap=40, shard_samples=5)
+    consumer = [sys.executable, "-c", READS_ON, str(tmp_path / "most")]
+    assert run(job, consumer, parallel=2, at=20, show=lambda _: None) == 0
+    pool = Pool(tmp_path / "p")
+    assert pool.newest().generation >= 16  # each of 20 samples or more: 320 in all
+    # The newest two, the one that the consumer still read, and the write buffer, each of 50 at most.
+    assert int((tmp_path / "most").read_text()) <= 200
+    pool.retire()
+    named = {shard.name for g in pool.generations() for shard in pool.manifest(g).shards}
+    waiting = {shard.name for shard in pool.buffer()}
+    assert len(pool.generations()) == 2
+    assert {path.name for path in (tmp_path / "p" / "shards").glob("*.tar")} == named | waiting

@@ -10,9 +10,11 @@ import click
 
 from wlshard.cli.entry import INTERRUPTED, SKIPPED, command
 from wlshard.cli.options import json_option
-from wlshard.errors import UsageError
+from wlshard.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
+    from wlshard.pool.pool import Pool
+    from wlshard.pool.retire import Retirement
     from wlshard.pool.rotate import Rotation
 
 WATCH_S = "2"
@@ -22,7 +24,8 @@ WATCH_S = "2"
     "wl-rotate",
     example="""
     wl-rotate /data/pool
-    wl-rotate /data/pool --at 5000 --watch 10 --pool-samples 20000
+    wl-rotate /data/pool --at 5000 --watch 10 --pool-samples 20000 --metrics rotate.jsonl
+    wl-rotate /data/pool --pin best   # keeps the newest generation for a week
     """,
     bare={"--watch": WATCH_S},
 )
@@ -32,36 +35,69 @@ WATCH_S = "2"
               help=f"Look again and again, until ^C.  [every {WATCH_S} s]")  # fmt: skip
 @click.option("--pool-samples", type=click.IntRange(min=0), default=0,
               help="Fill up to so many samples with the newest old ones.  [none: a full swap]")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Say what would happen; change nothing.")
+@click.option("--max-age", "max_age_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+              help="Of the old ones, none sealed longer ago than that.")  # fmt: skip
+@click.option("--keep", type=click.IntRange(min=2), metavar="K",
+              help="Generations that stay readable, in this run.  [what the pool was made with]")  # fmt: skip
+@click.option("--pin", metavar="NAME", help="Keep what is newest then readable for 7 days, under this name.")
+@click.option("--unpin", metavar="NAME", help="Release a pin; nothing is promoted.")
+@click.option("--metrics", metavar="FILE", help="With --watch: append the pool's state as lines of JSON.")
+@click.option("--dry-run", is_flag=True, help="Say what would be promoted; change nothing.")
 @json_option
-def main(pool: str, at: int, watch: float | None, pool_samples: int, dry_run: bool, as_json: bool) -> int:
+def main(
+    pool: str, at: int, watch: float | None, pool_samples: int, max_age_s: float | None, keep: int | None,
+    pin: str | None, unpin: str | None, metrics: str | None, dry_run: bool, as_json: bool,
+) -> int:  # fmt: skip
     """Promote what waits in POOL's write buffer: one atomic commit makes it the next generation.
 
-    Readers see the old generation or the new one, never something between. Any number of these may run at
-    once. Nothing to promote, or less than --at, is no error: nothing is committed. Exit code 3: a bad shard
-    was set aside. With --watch, --json prints a line for each rotation.
+    Readers see the old generation or the new one, never something between. Nothing to promote, or less than
+    --at, is no error: nothing is committed. Exit code 3: a bad shard was set aside.
+
+    Then generations older than the newest K are retired, except those that readers or pins hold, and shards
+    that none names any more are deleted. Any number of these may run at once. With --watch, --json prints a
+    line for each rotation.
     """
     from wlshard.jobs.rotation import Rotator
     from wlshard.jobs.rotation import watch as keep_watch
     from wlshard.pool.pool import Pool
+    from wlshard.pool.rotate import Policy
 
-    def show(done: Rotation) -> None:
+    def show(done: Rotation, retired: Retirement | None) -> None:
         if as_json:
-            print(json.dumps(done.as_json()), flush=True)
+            print(json.dumps({**done.as_json(), "retired": retired and retired.as_json()}), flush=True)
         else:
-            print(f"wl-rotate: {_told(done, dry_run)}", file=sys.stderr)
+            print(f"wl-rotate: {_told(done, retired, dry_run)}", file=sys.stderr)
 
+    opened = Pool(pool)
     if watch is not None:
-        if dry_run:
-            raise UsageError("--dry-run looks once: leave out --watch")
-        keep_watch(Rotator(Pool(pool), at=at, pool_samples=pool_samples), watch, show)
+        if dry_run or pin is not None or unpin is not None:
+            raise UsageError("--dry-run, --pin and --unpin look once: leave out --watch")
+        rotator = Rotator(opened, Policy(at, pool_samples, max_age_s, keep))
+        keep_watch(rotator, watch, show, metrics)
         return INTERRUPTED
-    done = Pool(pool).rotate(at=at, pool_samples=pool_samples, dry_run=dry_run)
-    show(done)
+    if unpin is not None:
+        return _unpin(opened, unpin, as_json)
+    done = opened.rotate(at=at, pool_samples=pool_samples, max_age_s=max_age_s, dry_run=dry_run)
+    if pin is not None and not dry_run:
+        opened.pin(pin)
+    show(done, None if dry_run else opened.retire(keep))
     return SKIPPED if done.quarantined else 0
 
 
-def _told(done: Rotation, dry_run: bool) -> str:
+def _unpin(pool: Pool, name: str, as_json: bool) -> int:
+    pool.require()
+    released = pool.unpin(name)
+    if not released:
+        raise NotFound(f"there is no pin {name!r}: see wl-info", url=pool.url)
+    retired = pool.retire()
+    if as_json:
+        print(json.dumps({"pool": pool.url, "unpinned": released, "retired": retired.as_json()}))
+    else:
+        print(f"wl-rotate: released generation {' '.join(map(str, released))}", file=sys.stderr)
+    return 0
+
+
+def _told(done: Rotation, retired: Retirement | None, dry_run: bool) -> str:
     if done.generation == done.previous:
         text = f"generation {done.previous} stays: not enough waits in the write buffer"
     else:
@@ -71,5 +107,8 @@ def _told(done: Rotation, dry_run: bool) -> str:
             f"{would}generation {done.generation}: {promoted.samples} samples in "
             f"{promoted.shards} shards promoted, {kept.samples} kept, {dropped.samples} dropped"
         )
+    if retired is not None and (retired.retired or retired.held):
+        held = "".join(f"; {number} held by {', '.join(by)}" for number, by in retired.held.items())
+        text += f"; {len(retired.retired)} generations retired, {retired.shards} shards deleted{held}"
     bad = "".join(f"\nset aside: {shard} ({reason})" for shard, reason in done.quarantined)
     return text + bad

@@ -18,6 +18,7 @@ from wlshard.jobs.stopping import StopFlag
 from wlshard.jobs.supervise import Generators, Totals
 from wlshard.jobs.targets import is_template
 from wlshard.pool.pool import Pool
+from wlshard.pool.rotate import Policy
 from wlshard.pool.status import PoolStatus
 from wlshard.store.connect import is_local, local_path
 
@@ -74,7 +75,7 @@ def run(
 
         generators = Generators(job, parallel, gpus=gpus, hurry=hurry)
         consumer = Consumer(command, {"WL_POOL": _everywhere(job.target)}, hurry=hurry)
-        rotator = Rotator(Pool(job.target), at=at, pool_samples=pool_samples)
+        rotator = Rotator(Pool(job.target), Policy(at, pool_samples))
         course = _Course(generators, rotator, reuse, job.cap, show)
         consumer.require()
         with generators, consumer:
@@ -151,11 +152,11 @@ class _Course:
             return
         done = self._generators.done
         rest = done and not self._emptied
-        if not status.samples or status.reuse >= self._reuse:
-            rotation = self._rotator.turn(buffered=status.buffer.samples, rest=rest)
-            self._emptied = done
-            if rotation is not None:
-                self._promoted[rotation.generation] = rotation.promoted.samples
+        due = not status.samples or status.reuse >= self._reuse
+        rotation = self._rotator.turn(buffered=status.buffer.samples, rest=rest, rotate=due)
+        self._emptied |= done and due
+        if rotation is not None:
+            self._promoted[rotation.generation] = rotation.promoted.samples
 
 
 def _everywhere(url: str) -> str:

@@ -16,7 +16,7 @@ from wlshard.pool.generations import Generations
 from wlshard.pool.lease import Lease
 from wlshard.pool.manifest import FORMAT, Manifest, Stub, parse_object
 from wlshard.pool.names import GENERATION, SETTINGS, SHARDS
-from wlshard.pool.rotate import Rotation, rotate
+from wlshard.pool.rotate import Policy, Rotation, rotate
 from wlshard.store.base import Store, object_url
 from wlshard.store.connect import connect
 
@@ -57,10 +57,7 @@ class Pool:
 
         keep: how many generations stay readable, the newest included; set once, here.
         """
-        if keep < 2:
-            raise UsageError(
-                f"keep={keep}: readers need the generation before the newest, so 2 or more", url=self.url
-            )
+        Policy(keep=keep)
         of = GENERATION.fullmatch(self.url)
         if of and not self.exists() and Pool(of[1]).exists():
             raise UsageError("names a generation, and those never change: name the pool", url=self.url)
@@ -137,20 +134,26 @@ class Pool:
             shard for shard in sealed_shards(self.store) if newest is None or not newest.covers(shard.parsed)
         )
 
-    def rotate(self, at: int = 0, pool_samples: int = 0, dry_run: bool = False) -> Rotation:
+    def rotate(
+        self,
+        at: int = 0,
+        pool_samples: int = 0,
+        dry_run: bool = False,
+        *,
+        max_age_s: float | None = None,
+    ) -> Rotation:
         """Promote the write buffer into the next generation, if it holds at least `at` samples.
 
         The new generation holds all that is promoted and, if that is less than `pool_samples`, the newest
-        of the old one's shards until so many are held. Shards that cannot be read now wait for the next
-        rotation; those proven bad are set aside and reported. Whole samples of writers that died are sealed
-        first. Durable on return.
+        of the old one's shards until so many are held, none of them sealed more than `max_age_s` ago. Shards
+        that cannot be read now wait for the next rotation; those proven bad are set aside and reported.
+        Whole samples of writers that died are sealed first. Durable on return.
         """
         if not dry_run:
             self.salvage()
         self._open()
-        return rotate(
-            self.store, self._generations, self.url, at=at, pool_samples=pool_samples, dry_run=dry_run
-        )
+        policy = Policy(at, pool_samples, max_age_s)
+        return rotate(self.store, self._generations, self.url, policy, dry_run=dry_run)
 
     def salvage(self) -> list[str]:
         """Seal the whole samples in the scratch of this machine's dead writers; give the shards' URLs."""
@@ -233,6 +236,7 @@ class Pool:
         """
         from wlshard.pool.retire import retire
 
+        Policy(keep=keep)
         self._open()
         keep = self.settings["keep"] if keep is None else keep
         return retire(self.store, self._generations, self._accounting, keep)

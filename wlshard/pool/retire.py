@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from wlshard.errors import UsageError
 from wlshard.pool.accounting import Accounting
 from wlshard.pool.generations import Generations
 from wlshard.pool.manifest import Manifest, Stub
@@ -38,8 +37,6 @@ class Retirement(NamedTuple):
 
 def retire(store: Store, generations: Generations, accounts: Accounting, keep: int) -> Retirement:
     """Retire all but the newest `keep` generations, those that are held excepted; then sweep."""
-    if keep < 2:
-        raise UsageError(f"keep={keep}: readers need the generation before the newest, so 2 or more")
     newest = generations.newest()
     assert newest is not None, "the pool is opened before"
     retired, held = list[int](), dict[int, list[str]]()

@@ -59,18 +59,35 @@ class Rotation:
         }
 
 
-def rotate(
-    store: Store, generations: Generations, url: str, *, at: int, pool_samples: int, dry_run: bool
-) -> Rotation:
-    """Commit the next generation if `at` samples wait, and at least one; begin again after a lost race."""
-    if at < 0 or pool_samples < 0:
-        raise UsageError(f"at={at}, pool_samples={pool_samples}: counts of samples are not negative", url=url)
+@dataclass(frozen=True)
+class Policy:
+    """When to rotate, `at` so many samples, and what of the old generation to keep.
+
+    That is: its newest shards until `pool_samples` are held, but none sealed more than `max_age_s` ago. keep:
+    so many generations stay readable; by default what the pool was made with.
+    """
+
+    at: int = 0
+    pool_samples: int = 0
+    max_age_s: float | None = None
+    keep: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.at < 0 or self.pool_samples < 0:
+            about = f"at={self.at}, pool_samples={self.pool_samples}"
+            raise UsageError(f"{about}: counts of samples are not negative")
+        if self.keep is not None and self.keep < 2:
+            raise UsageError(f"keep={self.keep}: readers need the one before the newest, so 2 or more")
+
+
+def rotate(store: Store, generations: Generations, url: str, policy: Policy, *, dry_run: bool) -> Rotation:
+    """Commit the next generation if enough waits, and at least one sample; begin again after a lost race."""
     started = clock.monotonic()
     while True:
         parent = generations.newest()
         assert parent is not None, "the pool is opened before it is rotated"
-        plan = _plan(store, parent, generations.floor(parent), pool_samples)
-        due = plan.promoted.shards > 0 and plan.promoted.samples >= at
+        plan = _plan(store, parent, generations.floor(parent), policy)
+        due = plan.promoted.shards > 0 and plan.promoted.samples >= policy.at
         if due and not dry_run and generations.commit(plan.child) is None:
             log.info("another rotation committed generation %d first: looking again", plan.child.generation)
             continue
@@ -97,13 +114,18 @@ class _Plan(NamedTuple):
     bad: tuple[Quarantined, ...]
 
 
-def _plan(store: Store, parent: Manifest, floor: int, pool_samples: int) -> _Plan:
+def _plan(store: Store, parent: Manifest, floor: int, policy: Policy) -> _Plan:
     generation = parent.generation + 1
     listed = list(sealed_shards(store))
     verdict = verify(store, (shard for shard in listed if not parent.covers(shard.parsed)))
     new = [PoolShard(each.name, each.bytes, each.samples, generation) for each in verdict.good]
     promoted = Count.of(new)
-    old = _keep(parent.shards, pool_samples - promoted.samples)
+    young = parent.shards
+    if policy.max_age_s is not None:
+        oldest = store.now() - policy.max_age_s
+        stale = {shard.name for shard in listed if shard.mtime < oldest}
+        young = tuple(shard for shard in young if shard.name not in stale)
+    old = _keep(young, policy.pool_samples - promoted.samples)
     kept, dropped = Count.of(old), Count.of(set(parent.shards) - set(old))
     names = {shard.name for shard in listed}
     writers = {shard.parsed.writer for shard in listed} | {shard.writer for shard in old}
