@@ -48,12 +48,15 @@ def main(
     """
     from wlshard.jobs.job import Job
     from wlshard.jobs.supervise import supervise
-    from wlshard.jobs.targets import delete_outputs, is_template
+    from wlshard.jobs.targets import is_template
     from wlshard.seeds import fresh_seed
+    from wlshard.shards.numbered import delete_numbered
+    from wlshard.shards.writer import TemplateTarget
 
     target = _target(pool, output, is_template)
     if force and output is not None:
-        delete_outputs(output, parallel)
+        TemplateTarget(output)  # UsageError if it is none, before anything is deleted
+        delete_numbered(output)
     job = Job(function, target, seed=fresh_seed() if seed is None else seed, args=dict(args), **settings)
     with _shown(job.samples, target) as show:
         totals, interrupted = supervise(job, parallel, gpus=gpus or (), show=show)

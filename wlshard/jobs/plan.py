@@ -15,18 +15,24 @@ from wlshard.shards.packing import compressor
 from wlshard.tar.index import index_name
 
 
+def names_of(output: str) -> list[str] | None:
+    """List the outputs that a text names one by one; None: a template, `out-%06d.tar`, names any number."""
+    try:
+        output % 0
+    except (TypeError, ValueError):
+        return [one for braces in expand_braces(output) for one in expand_count(braces)]
+    return None
+
+
 def outputs_of(output: str, inputs: int) -> list[str]:
     """List the outputs of so many inputs: one for each, named by a template, or one for all.
 
     A template is `out-{0000..0147}.tar`, `out-@000148.tar` or `out-%06d.tar`, which numbers from 0.
     UsageError: a template that names another number of shards, a name twice, or an ending of no shard.
     """
-    if output == STDOUT:
-        return [output]
-    try:
+    numbered = names_of(output)
+    if numbered is None:
         numbered = [output % number for number in range(inputs)]
-    except (TypeError, ValueError):
-        numbered = [one for braces in expand_braces(output) for one in expand_count(braces)]
     if len(numbered) not in (1, inputs):
         what = f"{len(numbered)} outputs for {inputs} inputs: name as many, or a single one for all"
         raise UsageError(what, url=output)

@@ -13,8 +13,10 @@ from wlshard import clock
 from wlshard.errors import UsageError, WlshardError
 from wlshard.jobs.job import Job, Progress
 from wlshard.jobs.stopping import StopFlag
-from wlshard.jobs.targets import pool_of, refuse_outputs
+from wlshard.jobs.targets import pool_of
 from wlshard.jobs.worker import Worker
+from wlshard.shards.numbered import refuse_numbered
+from wlshard.shards.writer import TemplateTarget
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,9 @@ class Generators:
                     )
                 self._pool.create()
             else:
-                refuse_outputs(self.workers[0].job.target, len(self.workers))
+                template = self.workers[0].job.target
+                TemplateTarget(template)  # UsageError if it is none
+                refuse_numbered(template)
             for worker in self.workers:
                 if not worker.done:
                     self._start(worker)

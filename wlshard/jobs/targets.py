@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-from wlshard.errors import NotFound, UsageError
+from wlshard.errors import NotFound
 from wlshard.pool.pool import Pool
 from wlshard.pool.seal import SealingTarget
 from wlshard.shards.writer import ClosedShard, TemplateTarget
-from wlshard.store.base import Draft, Store, object_url
+from wlshard.store.base import Draft
 from wlshard.store.connect import locate
 from wlshard.tar.index import index_name, parse_index
 
@@ -70,37 +69,3 @@ def published(template: str, worker: int, workers: int, after: int = 0) -> tuple
         except NotFound:
             return shards, samples, size
         shards += 1
-
-
-def outputs(template: str, workers: int) -> Iterator[tuple[Store, str]]:
-    """Find the shards of a template that are there, (store, name); after P numbers without one it ends."""
-    TemplateTarget(template)  # UsageError if it is none
-    number, missing = 0, 0
-    while missing < workers:
-        store, name = locate(template % number)
-        number, missing = number + 1, missing + 1
-        if _is_there(store, name):
-            missing = 0
-            yield store, name
-
-
-def refuse_outputs(template: str, workers: int) -> None:
-    """Raise UsageError if a shard of the template is there: sets of two runs are never mixed."""
-    for store, name in outputs(template, workers):
-        url = object_url(store.url, name)
-        raise UsageError("exists already: choose another name, or --force to replace", url=url)
-
-
-def delete_outputs(template: str, workers: int) -> None:
-    """Delete the shards of the template that are there, and their indexes."""
-    for store, name in outputs(template, workers):
-        store.delete(name)
-        store.delete(index_name(name))
-
-
-def _is_there(store: Store, name: str) -> bool:
-    try:
-        store.stat(name)
-    except NotFound:
-        return False
-    return True

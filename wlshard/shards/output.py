@@ -1,16 +1,21 @@
-"""One shard under a name of the user's: whole or absent, compressed by its name, or a stream on stdout."""
+"""Shards under names of the user's: whole or absent, compressed by the name, or a stream on stdout."""
 
 from __future__ import annotations
 
-from typing import Self
+import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from tempfile import TemporaryFile, gettempdir
+from typing import IO, Self
 
-from wlshard.errors import GroupingError, NotFound
+from wlshard.errors import GroupingError, NotFound, UsageError
 from wlshard.sample import KEY, Sample
-from wlshard.shards.growing import GrowingShard, encode_sample
+from wlshard.shards.growing import GrowingShard, Members, encode_sample
 from wlshard.shards.packing import Packed, compressor, open_stdout
 from wlshard.shards.target import ClosedShard, PlainTarget
-from wlshard.store.base import Draft, Store
+from wlshard.store.base import Buffer, Draft, Store
 from wlshard.store.connect import locate
+from wlshard.store.files import errors_of, write_all
 
 STDOUT = "-"
 
@@ -37,13 +42,11 @@ class OutputShard:
 
     def __init__(self, url: str, *, force: bool = False) -> None:
         self.url = url
+        self.samples = self.bytes = 0  # of the tar, its end mark counted
         self._compressor = compressor(url)
         self._target = None if url == STDOUT else NamedTarget(url, force=force)
+        self._draft: Draft | None = None
         self._shard: GrowingShard | None = None
-
-    @property
-    def samples(self) -> int:
-        return 0 if self._shard is None else self._shard.samples
 
     def write(self, sample: Sample) -> None:
         """Take a sample, which has a key; its buffers may be reused after return.
@@ -51,40 +54,135 @@ class OutputShard:
         GroupingError: a key that is missing, there already or not fit; CodecError: a value that does not
         encode. StoreUnavailable: the store refuses. BrokenPipeError: who read our stdout is gone.
         """
+        self.add(members_of(sample))
+
+    def add(self, members: Members) -> None:
+        """Take a sample that is encoded."""
         assert self._shard is not None, "entered"
-        key = sample.get(KEY)
-        if key is None:
-            raise GroupingError("a sample without a key: give it its __key__")
-        self._shard.add(encode_sample(key, sample))
+        self._shard.add(members)
+        self.samples, self.bytes = self._shard.samples, self._shard.tar_bytes
+
+    def finish(self) -> bytes:
+        """Put the whole shard on the disk, still without its name; give its index, empty if it has none."""
+        shard, self._shard = self._shard, None
+        assert shard is not None, "entered"
+        shard.flush()
+        if not shard.samples:
+            shard.scratch.write([])
+            self.bytes = shard.tar_bytes
+        shard.scratch.draft.sync()
+        return shard.finish()[0] if self._compressor is None else b""
+
+    def publish(self, index: Buffer) -> None:
+        """Give the finished shard its name."""
+        assert self._draft is not None, "entered"
+        if self._target is not None:
+            self._target.publish(self._draft, ClosedShard(1, self.samples, self.bytes, index, ""))
 
     def __enter__(self) -> Self:
         target = self._target
         draft: Draft = open_stdout() if target is None else target.open_draft(1)
         if target is None or self._compressor is not None:
             draft = Packed(draft, self._compressor)
-        self._shard = GrowingShard(draft, sha256=False)
+        self._draft, self._shard = draft, GrowingShard(draft, sha256=False)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        assert self._shard is not None
         try:
             if kind is None:
-                self._publish(self._shard)
+                self.publish(self.finish())
         finally:
-            self._shard.scratch.draft.discard()
+            self.discard()
 
-    def _publish(self, shard: GrowingShard) -> None:
-        shard.flush()
-        if not shard.samples:
-            shard.scratch.write([])
-        index, _ = shard.finish()
-        draft = shard.scratch.draft
-        if self._target is None:
-            draft.sync()
-            return
-        plain = self._compressor is None
-        closed = ClosedShard(1, shard.samples, shard.tar_bytes, index if plain else b"", "")
-        self._target.publish(draft, closed)
+    def discard(self) -> None:
+        """Drop it, unless it is published. May be called twice."""
+        if self._draft is not None:
+            self._draft.discard()
+
+
+class OutputSet:
+    """Write shards one after the other and publish all of them at the end: enter, `write` samples, leave.
+
+    After an exception inside none is published. Whoever is killed leaves scratch, `*.partial`, that the next
+    run drops; in the moment in which the shards get their names, the first ones. Shard n is called
+    `named(n)`, and is full at `shard_samples(n)`, or before it would pass `shard_bytes` of tar (a single
+    sample may be larger). There is a first one, though it be empty. Each shard keeps a file open until the
+    end; the indexes wait in a file without a name in `scratch` (None: where temporary files are).
+
+    `urls`: of the shards so far, which hold `samples` in `bytes` of tar.
+    """
+
+    def __init__(
+        self,
+        named: Callable[[int], str],
+        shard_samples: Callable[[int], int],
+        shard_bytes: int,
+        *,
+        force: bool = False,
+        scratch: str | None = None,
+    ) -> None:
+        self.urls: list[str] = []
+        self.samples = self.bytes = 0
+        self._named, self._shard_samples, self._shard_bytes = named, shard_samples, shard_bytes
+        self._force, self._scratch = force, scratch
+        self._stack = ExitStack()
+        self._open: OutputShard | None = None
+        self._finished: list[tuple[OutputShard, int]] = []  # and where its index ends
+        self._indexes: IO[bytes] | None = None
+
+    def write(self, sample: Sample) -> None:
+        """Take a sample, as `OutputShard.write` does."""
+        members, shard = members_of(sample), self._open
+        assert shard is not None, "entered"
+        full = shard.samples and (
+            shard.samples >= self._shard_samples(len(self._finished))
+            or shard.bytes + members.bytes > self._shard_bytes
+        )
+        if full:
+            self._finish(shard)
+            shard = self._begin()
+        shard.add(members)
+        self.samples += 1
+
+    def _begin(self) -> OutputShard:
+        url = self._named(len(self._finished))
+        self._open = shard = OutputShard(url, force=self._force)
+        self._stack.callback(shard.discard)
+        shard.__enter__()
+        self.urls.append(url)
+        return shard
+
+    def _finish(self, shard: OutputShard) -> None:
+        index, file = shard.finish(), self._indexes
+        assert file is not None
+        begin = self._finished[-1][1] if self._finished else 0
+        with errors_of(self._scratch or gettempdir()):
+            end = write_all(file.fileno(), [index], begin)
+        self._finished.append((shard, end))
+        self.bytes += shard.bytes
+
+    def __enter__(self) -> Self:
+        with errors_of(self._scratch or gettempdir()):
+            self._indexes = self._stack.enter_context(TemporaryFile(buffering=0, dir=self._scratch))
+        self._begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._stack:
+            if kind is None and self._open is not None and self._indexes is not None:
+                self._finish(self._open)
+                fd, begin = self._indexes.fileno(), 0
+                for shard, end in self._finished:
+                    shard.publish(os.pread(fd, end - begin, begin))
+                    begin = end
+
+
+def members_of(sample: Sample) -> Members:
+    """Encode a sample, which has a key. GroupingError, CodecError."""
+    key = sample.get(KEY)
+    if key is None:
+        raise GroupingError("a sample without a key: give it its __key__")
+    return encode_sample(key, sample)
 
 
 def is_there(url: str) -> bool:
@@ -97,3 +195,10 @@ def is_there(url: str) -> bool:
     except NotFound:
         return False
     return True
+
+
+def refuse_there(urls: Iterable[str]) -> None:
+    """Raise UsageError if one of these outputs exists."""
+    for url in urls:
+        if is_there(url):
+            raise UsageError("exists already: choose another name, or --force it to be replaced", url=url)

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Self
 
 from wlshard.errors import UsageError
 from wlshard.store.base import Buffer, object_url
-from wlshard.store.files import FileLock, errors_of, open_folder, refused
+from wlshard.store.files import FileLock, errors_of, open_folder, refused, write_all
 
 if TYPE_CHECKING:
     from wlshard.store.local import LocalStore
 
 SCRATCH = ".partial"  # ends every name that is no object (yet)
-_IOV_MAX = os.sysconf("SC_IOV_MAX")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
@@ -34,7 +33,7 @@ class LocalDraft:
     def write(self, parts: Sequence[Buffer], at: int | None = None) -> None:
         fd = self.fileno()
         try:
-            end = _write_all(fd, parts, self.bytes if at is None else at)
+            end = write_all(fd, parts, self.bytes if at is None else at)
             if end < self.bytes:
                 os.ftruncate(fd, end)
             self.bytes = end
@@ -98,21 +97,6 @@ class LocalDraft:
 
     def __exit__(self, *_: object) -> None:
         self.discard()
-
-
-def _write_all(fd: int, parts: Sequence[Buffer], at: int) -> int:
-    """Write all parts from byte `at`, going on after short writes; give the end."""
-    todo = [memoryview(part).cast("B") for part in parts]
-    first = 0
-    while first < len(todo):
-        count = os.pwritev(fd, todo[first : first + _IOV_MAX], at)
-        at += count
-        while first < len(todo) and count >= len(todo[first]):
-            count -= len(todo[first])
-            first += 1
-        if count:
-            todo[first] = todo[first][count:]
-    return at
 
 
 def _is_at(path: str, fd: int) -> bool:

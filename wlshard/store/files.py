@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError, WlshardError
+from wlshard.store.base import Buffer
 
+_IOV_MAX = os.sysconf("SC_IOV_MAX")
 _ADVICE: dict[int, tuple[type[WlshardError], str]] = {
     errno.ENOENT: (NotFound, "does not exist: check the name"),
     errno.ENOTDIR: (NotFound, "does not exist: a part of its path is a file, not a folder"),
@@ -45,6 +47,21 @@ def errors_of(url: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise refused(error, url) from error
+
+
+def write_all(fd: int, parts: Sequence[Buffer], at: int) -> int:
+    """Write all parts from byte `at`, going on after short writes; give the end."""
+    todo = [memoryview(part).cast("B") for part in parts]
+    first = 0
+    while first < len(todo):
+        count = os.pwritev(fd, todo[first : first + _IOV_MAX], at)
+        at += count
+        while first < len(todo) and count >= len(todo[first]):
+            count -= len(todo[first])
+            first += 1
+        if count:
+            todo[first] = todo[first][count:]
+    return at
 
 
 def open_folder(path: str) -> int:
