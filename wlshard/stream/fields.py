@@ -51,7 +51,7 @@ def preparer(fields: Fields, decode: bool | str) -> Prepare:
             return _decoded(sample, name, images)
 
     if words is not None:
-        return lambda sample: tuple([value(sample, _choose(sample, names)) for names in words])
+        return lambda sample: tuple([value(sample, choose(sample, names)) for names in words])
     if decode is False:
         return lambda sample: {n: bytes(v) if type(v) is memoryview else v for n, v in sample.items()}
     return lambda sample: {name: value(sample, name) for name in sample}
@@ -73,7 +73,8 @@ def _decoded(sample: Sample, name: str, images: bool | str) -> Any:
         raise
 
 
-def _choose(sample: Sample, names: list[str]) -> str:
+def choose(sample: Sample, names: Sequence[str]) -> str:
+    """Give the first of these names that the sample has. NotFound: it has none of them."""
     for name in names:
         if name in sample:
             return name
