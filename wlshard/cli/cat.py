@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from wlshard.cli.entry import command
-from wlshard.cli.options import seed_option, select_option, shards_of, shuffle_option
-from wlshard.errors import NotFound, UsageError, printable
+from wlshard.cli.options import max_member_option, seed_option, select_option, shards_of, shuffle_option
+from wlshard.errors import NotFound, printable
 
 if TYPE_CHECKING:
     from wlshard.sample import Sample
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 @select_option
 @shuffle_option
 @seed_option
+@max_member_option
 def main(
-    url: str, field: str, skip: int, select: str | None, shuffle: int, seed: int | None
+    url: str, field: str, skip: int, select: str | None, shuffle: int, seed: int | None, max_member_bytes: int
 ) -> None:  # fmt: skip
     """Write one FIELD of the sample after SKIP others (default 0: the first) to stdout, byte for byte.
 
@@ -41,13 +42,11 @@ def main(
     there. __key__ and __url__ are fields, too. With an index beside the shard only that sample is read.
     With -S, the first sample after SKIP others of which EXPR is true.
     """
-    if sys.stdout is None:
-        raise UsageError("stdout is closed: say where the bytes shall go", url="-")
     shards = _shards(url)
     if select is None and not shuffle:
-        sample = _sample(shards, skip, url)
+        sample = _sample(shards, skip, url, max_member_bytes)
     else:
-        sample = _looked_for(shards, skip, select, shuffle, seed, url)
+        sample = _looked_for(shards, skip, select, shuffle, seed, url, max_member_bytes)
     names = [name if name.startswith("__") else name.lower() for name in field.split(";")]
     for name in names:
         if name in sample:
@@ -67,18 +66,18 @@ def _shards(url: str) -> list[str]:
 
 
 def _looked_for(
-    shards: list[str], skip: int, select: str | None, shuffle: int, seed: int | None, source: str
+    shards: list[str], skip: int, select: str | None, shuffle: int, seed: int | None, source: str, most: int
 ) -> Sample:
     from wlshard.jobs.look import look
     from wlshard.stream.lazy import stored_fields
 
-    found = look(shards, skip=skip, select=select, shuffle_samples=shuffle, seed=seed)
+    found = look(shards, skip=skip, select=select, shuffle_samples=shuffle, seed=seed, max_member_bytes=most)
     for _, sample in found:
         return stored_fields(sample)
     raise NotFound(f"no sample after {skip} others" + (" of which -S is true" if select else ""), url=source)
 
 
-def _sample(shards: list[str], skip: int, source: str) -> Sample:
+def _sample(shards: list[str], skip: int, source: str, most: int) -> Sample:
     """Find the sample after `skip` others: by the index of a shard where it has one."""
     from wlshard.shards.reader import read_samples
     from wlshard.shards.sought import has_index
@@ -88,14 +87,14 @@ def _sample(shards: list[str], skip: int, source: str) -> Sample:
         if left and has_index(shard):
             from wlshard.shards.access import ShardAccess
 
-            with ShardAccess(shard) as access:
+            with ShardAccess(shard, max_member_bytes=most) as access:
                 count = access.samples if access.seekable else None
                 if count is not None:
                     if left < count:
                         return access.read(left, 1)[0]
                     left -= count
                     continue
-        for sample in read_samples(shard):
+        for sample in read_samples(shard, max_member_bytes=most):
             if not left:
                 return sample
             left -= 1

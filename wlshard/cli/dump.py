@@ -11,6 +11,7 @@ from wlshard.cli.options import (
     count_option,
     force_option,
     json_option,
+    max_member_option,
     seed_option,
     select_option,
     shards_of,
@@ -36,11 +37,12 @@ from wlshard.cli.options import (
 @select_option
 @shuffle_option
 @seed_option
+@max_member_option
 @force_option
 @json_option
 def main(
     url: str, output: str, fields: str | None, count: int | None, skip: int, select: str | None,
-    shuffle: int, seed: int | None, force: bool, as_json: bool,
+    shuffle: int, seed: int | None, max_member_bytes: int, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the fields of samples to files, byte for byte as they stand in the shard.
 
@@ -58,7 +60,13 @@ def main(
 
     tree = FileTree(output, force=force)
     found = look(
-        shards_of(url), skip=skip, count_samples=count, select=select, shuffle_samples=shuffle, seed=seed
+        shards_of(url),
+        skip=skip,
+        count_samples=count,
+        select=select,
+        shuffle_samples=shuffle,
+        seed=seed,
+        max_member_bytes=max_member_bytes,
     )
     shown = tqdm(found, total=count, unit=" samples", disable=not sys.stderr.isatty())
     done = dump(shown, tree, fields, single=count == 1)

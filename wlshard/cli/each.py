@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from wlshard.cli.entry import SKIPPED
-from wlshard.cli.options import json_option, parallel_option, shards_of
+from wlshard.cli.options import json_option, max_member_option, parallel_option, shards_of
 from wlshard.errors import UsageError, printable
 from wlshard.sample import fields_of
 
@@ -31,6 +32,7 @@ _OPTIONS = [
     click.option("--retry-failed", "retry", metavar="LEDGER",
                  help="Only the samples of this ledger; IN may be left out."),
     click.option("--force", is_flag=True, help="Replace outputs that are there."),
+    max_member_option,
     click.option("--engine", default="local", show_default=True, help="What runs the processes."),
     json_option,
 ]  # fmt: skip
@@ -58,7 +60,8 @@ def sources(source: str | None, retry: str | None) -> tuple[list[str], dict[str,
 
 def do_jobs(
     name: str, jobs: list[ShardJob], *, parallel: int, engine: str, output: str, ledger: str | None,
-    as_json: bool, every: int | None = None, verbose: bool = False, quiet: bool = False, **how: Any,
+    max_member_bytes: int, as_json: bool, every: int | None = None, verbose: bool = False,
+    quiet: bool = False, **how: Any,
 ) -> int:  # fmt: skip
     """Run jobs, keep the ledger, show progress, tell the totals; give the exit code."""
     from wlshard import clock
@@ -67,7 +70,7 @@ def do_jobs(
     from wlshard.jobs.plan import left_to_do, run_jobs
 
     start, total = clock.monotonic(), Done()
-    todo = left_to_do(jobs)
+    todo = [replace(job, max_member_bytes=max_member_bytes) for job in left_to_do(jobs)]
     ledger = ledger or ledger_name(output)
     if jobs[0].force and os.path.exists(ledger):
         os.unlink(ledger)

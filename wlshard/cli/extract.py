@@ -10,6 +10,7 @@ from wlshard.cli.entry import command
 from wlshard.cli.options import (
     count_option,
     json_option,
+    max_member_option,
     seed_option,
     select_option,
     shards_of,
@@ -37,12 +38,13 @@ from wlshard.cli.options import (
 @skip_option
 @shuffle_option
 @seed_option
+@max_member_option
 @click.option("-d", "--decode", default="rgb8", show_default=True, metavar="IMAGES",
               help="How images are decoded: rgb8, rgb, gray8, gray, stored …")  # fmt: skip
 @json_option
 def main(
     url: str, fields: str, form: str | None, select: str | None, proc: str | None, count: int | None,
-    skip: int, shuffle: int, seed: int | None, decode: str, as_json: bool,
+    skip: int, shuffle: int, seed: int | None, max_member_bytes: int, decode: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Write one line a sample to stdout: the values of its fields, decoded.
 
@@ -58,6 +60,7 @@ def main(
 
     found = look(
         shards_of(url), skip=skip, count_samples=count, select=select, shuffle_samples=shuffle, seed=seed,
+        max_member_bytes=max_member_bytes,
         images=decode,
     )  # fmt: skip
     write = sys.stdout.buffer.write

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wlshard.cli.entry import command
-from wlshard.cli.options import json_option
+from wlshard.cli.options import json_option, max_member_option
 from wlshard.errors import TarError, WlshardError
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ LOOKED_AT = 1000
 @click.option(
     "--verify", is_flag=True, help="Read all of it and list every fault; exit code 20 if there is one."
 )
+@max_member_option
 @json_option
-def main(url: str, count: int, decode: str, verify: bool, as_json: bool) -> int:
+def main(url: str, count: int, decode: str, verify: bool, max_member_bytes: int, as_json: bool) -> int:
     """Show the fields of shards or of a pool: how many, of which type, dtype, shape and range.
 
     URL: shards in any form, a pool (POOL, POOL@n) or - for stdin. Of a pool, its state comes first:
@@ -54,7 +55,12 @@ def main(url: str, count: int, decode: str, verify: bool, as_json: bool) -> int:
     from wlshard.shards.survey import Survey
 
     source = resolve(url)
-    survey = Survey(limit=count, images=None if decode == "none" else decode, lenient=verify)
+    survey = Survey(
+        limit=count,
+        images=None if decode == "none" else decode,
+        lenient=verify,
+        max_member_bytes=max_member_bytes,
+    )
     verified = _verify(source, survey) if verify else None
     try:
         found = _look(source, survey, verified)

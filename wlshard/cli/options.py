@@ -84,6 +84,10 @@ shuffle_option = click.option(
     "--shuffle", type=click.IntRange(min=0), default=0, metavar="SAMPLES",
     help="Mix the order of the shards, and of so many samples, which are held in memory.",
 )  # fmt: skip
+max_member_option = click.option(
+    "--max-member", "max_member_bytes", type=Bytes(), default="16G", show_default=True,
+    help="Refuse larger members: each is held in memory whole.",
+)  # fmt: skip
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0)
 seed_option = click.option("--seed", type=SEED, help="Of --shuffle: the same seed, the same order.  [fresh]")

@@ -15,6 +15,7 @@ from wlshard.cli.entry import SKIPPED, command
 from wlshard.cli.options import (
     force_option,
     json_option,
+    max_member_option,
     seed_option,
     select_option,
     shards_of,
@@ -44,13 +45,14 @@ HEX_BYTES = 32
 @select_option
 @shuffle_option
 @seed_option
+@max_member_option
 @click.option("-o", "--output", metavar="FILE",
               help="Write the first picture to x.png, x.jpg …; -: PNG to stdout.")  # fmt: skip
 @force_option
 @json_option
 def main(
     url: str, skip: int, fields: str | None, select: str | None, shuffle: int, seed: int | None,
-    output: str | None, force: bool, as_json: bool,
+    max_member_bytes: int, output: str | None, force: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Show the sample after SKIP others (default 0: the first): its fields, sizes, values and pictures.
 
@@ -65,7 +67,13 @@ def main(
     if as_json and output == "-":
         raise UsageError("-o - and --json both want stdout: name a file for the picture")
     found = look(
-        shards_of(url), skip=skip, select=select, shuffle_samples=shuffle, seed=seed, images="stored"
+        shards_of(url),
+        skip=skip,
+        select=select,
+        shuffle_samples=shuffle,
+        seed=seed,
+        max_member_bytes=max_member_bytes,
+        images="stored",
     )
     number, sample = next(found, (0, None))
     if sample is None:

@@ -74,8 +74,8 @@ def _range(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 @each_options
 def main(
     source: str | None, shell: str | None, span: tuple[int, int | None], on_error: str, retry: str | None,
-    output: str, force: bool, parallel: int, engine: str, ledger: str | None, as_json: bool, verbose: bool,
-    quiet: bool, **order: Any,
+    output: str, force: bool, parallel: int, engine: str, ledger: str | None, max_member_bytes: int,
+    as_json: bool, verbose: bool, quiet: bool, **order: Any,
 ) -> int:  # fmt: skip
     """Run a shell command on each sample of IN and write what it leaves to OUT, in order.
 
@@ -97,8 +97,9 @@ def main(
     which: Any = {"start": start, "stop": stop, "keys": keys}
     jobs = xargs_jobs(inputs, output, Order(**order), on_error=policy, force=force, **which)
     return do_jobs(
-        "wl-xargs", jobs, parallel=parallel, engine=engine, output=output, ledger=ledger, as_json=as_json,
-        verbose=verbose, quiet=quiet, chunk_samples=CHUNK_SAMPLES, in_process=False,
+        "wl-xargs", jobs, parallel=parallel, engine=engine, output=output, ledger=ledger,
+        max_member_bytes=max_member_bytes, as_json=as_json, verbose=verbose, quiet=quiet,
+        chunk_samples=CHUNK_SAMPLES, in_process=False,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from wlshard.shards.naming import fields_of
 from wlshard.shards.output import OutputShard
 from wlshard.shards.reader import read_samples
 from wlshard.shards.tally import Tally
+from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 OnError: TypeAlias = Literal["raise", "skip", "ignore"]
 Work: TypeAlias = Callable[[Sample, int], list[Sample]]
@@ -48,6 +49,7 @@ class ShardJob:
     keys: Mapping[str, Sequence[str]] | None = None
     force: bool = False
     stream: bool = False
+    max_member_bytes: int = MAX_MEMBER_BYTES
 
 
 @dataclass
@@ -111,7 +113,10 @@ def _all(job: ShardJob, tally: Tally) -> Iterator[Numbered]:
     on_error: Literal["raise", "skip"] = "skip" if job.on_error == "skip" else "raise"
     for url in job.inputs:
         # A stream's function may hold samples: views would hold a block of the shard each.
-        yield from enumerate(read_samples(url, on_error=on_error, copy=job.stream, tally=tally))
+        read = read_samples(
+            url, on_error=on_error, copy=job.stream, tally=tally, max_member_bytes=job.max_member_bytes
+        )
+        yield from enumerate(read)
 
 
 def applied(job: ShardJob, samples: Iterable[Numbered]) -> Iterator[Made]:

@@ -12,6 +12,7 @@ from wlshard.shards.reader import read_samples
 from wlshard.shards.sought import samples_from
 from wlshard.stream.lazy import LazySample
 from wlshard.stream.shuffle import shuffled
+from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 Numbered = tuple[int, LazySample]
 
@@ -25,6 +26,7 @@ def look(
     shuffle_samples: int = 0,
     seed: int | None = None,
     images: bool | str = True,
+    max_member_bytes: int = MAX_MEMBER_BYTES,
 ) -> Iterator[Numbered]:
     """Yield samples with their numbers: shuffle, then skip, then select, then count.
 
@@ -36,16 +38,18 @@ def look(
     wanted = None if select is None else Expression(select, "-S")
     if count_samples == 0:
         return
-    found = _stream(shards, skip, shuffle_samples, seed)
+    found = _stream(shards, skip, shuffle_samples, seed, max_member_bytes)
     numbered = zip(count(skip), (LazySample(sample, images) for sample in found), strict=False)
     selected = (each for each in numbered if wanted is None or wanted.holds(each[1]))
     yield from islice(selected, count_samples)
 
 
-def _stream(shards: Sequence[str], skip: int, shuffle_samples: int, seed: int | None) -> Iterator[Sample]:
+def _stream(
+    shards: Sequence[str], skip: int, shuffle_samples: int, seed: int | None, most: int
+) -> Iterator[Sample]:
     if not shuffle_samples:
-        return samples_from(shards, skip)
+        return samples_from(shards, skip, max_member_bytes=most)
     random = seeds.rng(seeds.fresh_seed() if seed is None else seed, "look")
     order = sorted(shards, key=lambda _: random.random())
-    read = (sample for shard in order for sample in read_samples(shard, copy=True))
+    read = (one for shard in order for one in read_samples(shard, copy=True, max_member_bytes=most))
     return islice(shuffled(read, shuffle_samples, random), skip, None)

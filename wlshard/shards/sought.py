@@ -10,9 +10,12 @@ from wlshard.shards.access import ShardAccess
 from wlshard.shards.reader import read_samples
 from wlshard.store.connect import locate
 from wlshard.tar.index import index_name
+from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 
-def samples_from(shards: Sequence[str], first: int) -> Iterator[Sample]:
+def samples_from(
+    shards: Sequence[str], first: int, *, max_member_bytes: int = MAX_MEMBER_BYTES
+) -> Iterator[Sample]:
     """Yield the samples of these shards, one after the other, from number `first` (counted from 0) on.
 
     What an index beside a shard lets pass is not read; other shards are read, from their start. Streams, as
@@ -21,14 +24,14 @@ def samples_from(shards: Sequence[str], first: int) -> Iterator[Sample]:
     left = first
     for shard in shards:
         if left and has_index(shard):
-            with ShardAccess(shard) as access:
+            with ShardAccess(shard, max_member_bytes=max_member_bytes) as access:
                 count = access.samples if access.seekable else None
                 if count is not None:
                     if left < count:
                         yield from access.stream(left)
                     left = max(0, left - count)
                     continue
-        for sample in read_samples(shard):
+        for sample in read_samples(shard, max_member_bytes=max_member_bytes):
             if left:
                 left -= 1
             else:

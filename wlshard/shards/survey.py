@@ -15,6 +15,7 @@ from wlshard.shards.access import ShardAccess
 from wlshard.shards.expand import STDIN
 from wlshard.shards.reader import read_samples
 from wlshard.store.connect import locate
+from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 SHAPES = 20  # of one field, the most frequent ones
 
@@ -83,6 +84,7 @@ class Survey:
         images: bool | str | None = "stored",
         lenient: bool = False,
         watch: Watch | None = None,
+        max_member_bytes: int = MAX_MEMBER_BYTES,
     ) -> None:
         self.shards = 0
         self.samples: int | None = None
@@ -90,6 +92,7 @@ class Survey:
         self.looked_at = 0
         self.fields: dict[str, FieldSurvey] = {}
         self._limit, self._images, self._lenient, self._watch = limit, images, lenient, watch
+        self._max_member_bytes = max_member_bytes
 
     def add(self, sample: Sample) -> bool:
         """Look at a sample as it was read; False: it was the last. CodecError names url, key and member."""
@@ -121,7 +124,7 @@ class Survey:
         """
         self.shards, self.samples = len(urls), samples
         if samples is None:
-            with closing(_stream(urls)) as stream:
+            with closing(_stream(urls, self._max_member_bytes)) as stream:
                 more = all(map(self.add, stream))
                 if more or STDIN in urls:
                     self.samples = self.looked_at + sum(1 for _ in stream)
@@ -140,9 +143,9 @@ class Survey:
         }
 
 
-def _stream(urls: Sequence[str]) -> Generator[Sample, None, None]:
+def _stream(urls: Sequence[str], max_member_bytes: int) -> Generator[Sample, None, None]:
     for url in urls:
-        yield from read_samples(url)
+        yield from read_samples(url, max_member_bytes=max_member_bytes)
 
 
 def _counts(urls: Sequence[str]) -> Iterator[int | None]:

@@ -181,7 +181,8 @@ class Tape:
         if max(size, real or 0) > self.max_member_bytes:
             self.resume_at = after
             raise TarError(
-                f"a member of {max(size, real or 0)} bytes; at most {self.max_member_bytes} are read"
+                f"a member of {max(size, real or 0)} bytes; at most {self.max_member_bytes} are read: "
+                "see --max-member if it is meant"
             )
         total = feed.source.bytes
         if total is not None and after > total:
