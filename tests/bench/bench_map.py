@@ -1,9 +1,10 @@
-"""Change one small field of each sample: wl-map's loop against webdataset's reader and writer.
+"""Change one small field of each sample: wl-map's loop against webdataset's reader and writer, and `cat`.
 
-    python tests/bench/bench_map.py [--quick] [--folder DIR]
+    python tests/bench/bench_map.py [--quick] [--folder DIR] [--only small|photos|xargs]
 
-One process each, in turn; no fsync on webdataset's side, ours included. Photographs are random bytes of
-their size: neither side decodes them. `cat` copies the same bytes. xargs: -P 2, a command that does nothing.
+All contenders of a table run in turn on one processor (but for xargs, -P 2), each into a new file on the same
+disk; once with an fsync at the end on every side, once with none on any. Photographs are random bytes of
+their size: nobody decodes them. xargs: a command that does nothing, ours from its start to its end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from unittest.mock import patch
 
 from wlshard.jobs.each import run_here
 from wlshard.jobs.map import map_jobs
@@ -35,34 +38,41 @@ def make(path: str, samples: int, size: int, *, text: bool) -> None:
             out.write(sample | {"json": TEXT} if text else sample)
 
 
-def ours(path: str, samples: int) -> Contender:
+def ours(path: str, samples: int, *, sync: bool) -> Contender:
     def run(folder: str) -> float:
         start = time.perf_counter()
         (job,) = map_jobs([path], f"{folder}/out.tar", Recipe(code='_["cls"] += 1'))
-        assert run_here(job).written == samples
+        with nullcontext() if sync else patch("os.fsync", lambda _: None):
+            assert run_here(job).written == samples
         return samples / (time.perf_counter() - start)
 
     return run
 
 
-def webdataset(path: str, samples: int) -> Contender:
+def webdataset(path: str, samples: int, *, sync: bool) -> Contender:
     import webdataset as wds
 
     def run(folder: str) -> float:
         start = time.perf_counter()
-        with wds.TarWriter(f"{folder}/out.tar") as out:
-            for sample in wds.WebDataset(path, shardshuffle=False):
-                sample["cls"] = str(int(sample["cls"]) + 1).encode()
-                out.write(sample)
+        with open(f"{folder}/out.tar", "wb") as file:
+            with wds.TarWriter(file) as out:
+                for sample in wds.WebDataset(path, shardshuffle=False):
+                    sample["cls"] = str(int(sample["cls"]) + 1).encode()
+                    out.write(sample)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
         return samples / (time.perf_counter() - start)
 
     return run
 
 
-def cat(path: str, samples: int) -> Contender:
+def cat(path: str, samples: int, *, sync: bool) -> Contender:
+    then = " && sync {0}/out.tar" if sync else ""
+
     def run(folder: str) -> float:
         start = time.perf_counter()
-        subprocess.run(f"cat {path} > {folder}/out.tar && sync {folder}/out.tar", shell=True, check=True)
+        subprocess.run(f"cat {path} > {folder}/out.tar{then.format(folder)}", shell=True, check=True)
         return samples / (time.perf_counter() - start)
 
     return run
@@ -114,28 +124,34 @@ def show(title: str, base: str, speeds: dict[str, list[float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tenth of the samples, 3 rounds")
+    parser.add_argument("--quick", action="store_true", help="fewer samples and rounds")
     parser.add_argument("--folder", help="where to write (default: a temporary folder)")
     parser.add_argument("--only", choices=["small", "photos", "xargs"], help="one table")
     options = parser.parse_args()
     small, photos, commands, rounds = (
-        (5_000, 1_000, 1_000, 3) if options.quick else (50_000, 20_000, 3_000, 5)
+        (5_000, 1_000, 4_000, 5) if options.quick else (50_000, 20_000, 4_000, 7)
     )
+    processors = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory(dir=options.folder) as parent:
-        if options.only in (None, "small"):
-            path = f"{parent}/small.tar"
-            make(path, small, 3000, text=True)
-            both = {"wlshard": ours(path, small), "webdataset": webdataset(path, small)}
-            show(f"{small:,} × (3 kB jpg, cls, json)", "webdataset", measure(both, rounds, parent))
-        if options.only in (None, "photos"):
-            path = f"{parent}/photos.tar"
-            make(path, photos, 110_000, text=False)
-            three = {
-                "wlshard": ours(path, photos),
-                "webdataset": webdataset(path, photos),
-                "cat, sync": cat(path, photos),
-            }
-            show(f"{photos:,} × (110 kB jpg, cls)", "webdataset", measure(three, rounds, parent))
+        os.sched_setaffinity(0, {max(processors)})
+        for kind, samples, size, fields in (
+            ("small", small, 3_000, "3 kB jpg, cls, json"),
+            ("photos", photos, 110_000, "110 kB jpg, cls"),
+        ):
+            if options.only not in (None, kind):
+                continue
+            path = f"{parent}/{kind}.tar"
+            make(path, samples, size, text=kind == "small")
+            for sync in (False, True):
+                three = {
+                    "wlshard": ours(path, samples, sync=sync),
+                    "webdataset": webdataset(path, samples, sync=sync),
+                    "cat": cat(path, samples, sync=sync),
+                }
+                title = f"{samples:,} × ({fields}), fsync {'everywhere' if sync else 'nowhere'}"
+                show(title, "webdataset", measure(three, rounds, parent))
+            os.unlink(path)
+        os.sched_setaffinity(0, processors)
         if options.only in (None, "xargs"):
             path = f"{parent}/commands.tar"
             make(path, commands, 3000, text=True)

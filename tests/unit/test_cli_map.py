@@ -224,3 +224,14 @@ def test_images_decode_as_asked(test_data: Path, tmp_path: Path) -> None:
 def test_help_ends_in_an_example_and_the_exit_codes(tmp_path: Path) -> None:
     text = run("map", "--help", cwd=tmp_path).stdout.decode()
     assert text.index("Example:") < text.index("Exit codes:")
+
+
+@pytest.mark.parametrize("value", ["A", "memoryview(A)", "memoryview(A).toreadonly()"])
+def test_memory_that_the_code_uses_again_is_written_as_it_was(value: str, tmp_path: Path) -> None:
+    shard(tmp_path / "in.tar")
+    precode = "import numpy; A = numpy.zeros(100_000, 'uint8')"
+    code = f"A[:] = _.cls; _['big.{'npy' if value == 'A' else 'bin'}'] = {value}"
+    done("map", "-C", precode, "-c", code, "in.tar", "-o", "out.tar", cwd=tmp_path)
+    for n, (_, sample) in enumerate(contents(tmp_path / "out.tar")):
+        big = sample.get("big.npy") or sample["big.bin"]
+        assert set(big[-100_000:]) == {n}

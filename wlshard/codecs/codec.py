@@ -60,20 +60,14 @@ def encode(field: str, value: Any) -> Buffer:
     """
     if isinstance(value, bytes | bytearray | memoryview):
         return value
-    inner, packed = _strip_gz(field)
-    ext = extension(inner)
     try:
-        data = _encoder(ext)(value)
-        if packed:
-            from wlshard.codecs.gzipped import compress
-
-            data = compress(data)
+        return _encoder(field)(value)
     except _UNFIT as error:
+        takes = _takes(extension(_strip_gz(field)[0]))
         raise CodecError(
             f"field {printable(field)!r}: cannot encode {_describe(value)} ({error}); "
-            f"the field takes {_takes(ext)}bytes already encoded"
+            f"the field takes {takes}bytes already encoded"
         ) from error
-    return data
 
 
 def decode(field: str, data: Buffer, images: bool | str = True) -> Any:
@@ -124,8 +118,18 @@ def _plain_decoder(ext: str, images: bool | str) -> Decode:
     return run
 
 
-@lru_cache(maxsize=1024)
-def _encoder(ext: str) -> Encode:
+@lru_cache(maxsize=4096)
+def _encoder(field: str) -> Encode:
+    inner, packed = _strip_gz(field)
+    run = _plain_encoder(extension(inner))
+    if not packed:
+        return run
+    from wlshard.codecs.gzipped import compress
+
+    return lambda value: compress(run(value))
+
+
+def _plain_encoder(ext: str) -> Encode:
     if ext in _IMAGES:
         from wlshard.codecs.image_encode import image_encoder
 

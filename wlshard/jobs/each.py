@@ -25,7 +25,7 @@ from wlshard.shards.tally import Tally
 from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 OnError: TypeAlias = Literal["raise", "skip", "ignore"]
-Work: TypeAlias = Callable[[Sample, int], list[Sample]]
+Work: TypeAlias = Callable[[Sample, int], list[Sample]]  # leaves what it is given as it was
 Numbered: TypeAlias = tuple[int, Sample]  # a sample and its number in its shard
 Stream: TypeAlias = Callable[[Iterator[Numbered]], Iterator["Made"]]
 
@@ -128,22 +128,23 @@ def applied(job: ShardJob, samples: Iterable[Numbered]) -> Iterator[Made]:
     work: Work = work_of(job)
     on_error = job.on_error
     for number, sample in samples:
-        came = dict(sample)
         try:
-            made = Made(number, came, [encoded(each, came) for each in work(sample, number)], None)
+            made = Made(number, sample, [encoded(each, sample) for each in work(sample, number)], None)
         except (UserCodeError, CodecError, GroupingError) as error:
             if on_error == "raise":
                 raise
-            made = Made(number, came, [came] if on_error == "ignore" else [], failure(came, number, error))
+            kept = [sample] if on_error == "ignore" else []
+            made = Made(number, sample, kept, failure(sample, number, error))
+            del kept
         yield made
-        del sample, came, made  # their memory is needed for the next
+        del sample, made  # their memory is needed for the next
 
 
 def encoded(sample: Sample, came: Sample) -> Sample:
-    """Give the sample with all its fields as bytes; what was bytes stays the same object."""
+    """Give the sample with all its fields as bytes; what is as it came, or bytes, stays the same object."""
     for name in fields_of(tuple(sample)):
         value = sample[name]
-        if type(value) is not memoryview and type(value) is not bytes:
+        if type(value) is not bytes and value is not came.get(name):
             sample[name] = _bytes(name, value, came)
     return sample
 
@@ -157,7 +158,8 @@ def _bytes(name: str, value: Any, came: Sample) -> Buffer:
     if isinstance(data, bytes):
         return data
     view = memoryview(data)
-    return view.cast("B") if view.c_contiguous else view.tobytes()
+    # A read-only view must last, as those do that are as they came: see `OutputShard`.
+    return view.cast("B") if view.c_contiguous and not view.readonly else view.tobytes()
 
 
 def failure(sample: Sample, number: int, error: WlshardError) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def failure(sample: Sample, number: int, error: WlshardError) -> dict[str, Any]:
 def write(job: ShardJob, made: Iterable[Made], tally: Tally, heard: Heard) -> Done:
     """Write what samples became into the job's output, whole or not at all; `heard` is told of each."""
     done = Done(shards=1)
-    with OutputShard(job.output, force=job.force) as output:
+    with OutputShard(job.output, force=job.force, lasting=True) as output:
         for one in made:
             failed = one.failed
             try:

@@ -32,23 +32,25 @@ class Members(NamedTuple):
     parts: list[Buffer]
     located: list[Located]
     bytes: int
-    large: bool  # some part is the caller's own memory
+    large: bool  # some part is too large to copy
+    urgent: bool  # and is not known to stay as it is until the next flush
 
 
-def encode_sample(key: object, sample: Sample) -> Members:
+def encode_sample(key: object, sample: Sample, *, lasting: bool = False) -> Members:
     """Encode a sample's fields, sorted; nothing else happens if one of them fails.
 
+    lasting: read-only views stay as they are for as long as they are referred to, as a reader's do.
     GroupingError: a key or field that would not split back. CodecError: a value that does not encode.
     """
     name = check_key(key)
     parts: list[Buffer] = []
     located: list[Located] = []
-    at, large = 0, False
+    at, large, urgent = 0, False, False
     for field in fields_of(tuple(sample)):
         member = f"{name}.{field}"
         payload = sample[field]
-        if type(payload) is memoryview and payload.nbytes < LARGE_BYTES:
-            payload = payload.tobytes()
+        if type(payload) is memoryview:
+            payload = payload.tobytes() if payload.nbytes < LARGE_BYTES else _flat(payload)
         elif type(payload) is not bytes:
             payload = _encode(field, payload, name, member)
         size = len(payload)
@@ -58,24 +60,26 @@ def encode_sample(key: object, sample: Sample) -> Members:
         at += len(header) + size + -size % BLOCK
         if size >= LARGE_BYTES:
             large = True
+            urgent = urgent or not (lasting and (type(payload) is bytes or payload.readonly))
     if not parts:
         raise GroupingError("a sample without fields leaves nothing in a shard: give it one", key=name)
-    return Members(name, parts, located, at, large)
+    return Members(name, parts, located, at, large, urgent)
+
+
+def _flat(view: memoryview) -> Buffer:
+    """Give bytes, or a flat view of the caller's memory where copying would cost."""
+    if view.nbytes < LARGE_BYTES or not view.c_contiguous:
+        return view.tobytes()
+    return view.cast("B")
 
 
 def _encode(field: str, value: object, key: str, member: str) -> Buffer:
-    """Give the payload as bytes, or as a flat view of the caller's memory where copying would cost."""
     try:
         data = encode(field, value)
     except CodecError as error:
         error.key, error.member = key, member
         raise
-    if isinstance(data, bytes):
-        return data
-    view = memoryview(data)
-    if view.nbytes < LARGE_BYTES or not view.c_contiguous:
-        return view.tobytes()
-    return view.cast("B")
+    return data if isinstance(data, bytes) else _flat(memoryview(data))
 
 
 class GrowingShard:
@@ -92,7 +96,7 @@ class GrowingShard:
         self._index = IndexText()
         self._keys: set[str] = set()
         self._pending: list[Buffer] = []
-        self._large = False  # the last sample pending has a large part
+        self._large = False  # what is pending may have large parts
 
     @property
     def samples(self) -> int:
@@ -112,24 +116,24 @@ class GrowingShard:
         self._pending += members.parts
         self.end = start + members.bytes
         self._ends.append(self.end)
-        self._large = members.large
+        self._large = self._large or members.large
         try:
             late = clock.monotonic() - self._flushed_at >= FLUSH_S
-            if late or members.large or self.end - self.scratch.end >= FLUSH_BYTES:
+            if late or members.urgent or self.end - self.scratch.end >= FLUSH_BYTES:
                 self.flush()
         except WlshardError:
             del self._pending[-len(members.parts) :]
             self._ends.pop()
             self._index.cut(self.samples)
             self._keys.discard(members.key)
-            self.end, self._large = start, False
+            self.end = start
             raise
 
     def flush(self) -> None:
         """Write what is held; if the store refuses it is held on, and the scratch ends as it did before."""
         if self._pending:
             self.scratch.write(_gather(self._pending) if self._large else [b"".join(self._pending)])
-            self._pending = []
+            self._pending, self._large = [], False
         self._flushed_at = clock.monotonic()
 
     def flush_what_fits(self) -> int:

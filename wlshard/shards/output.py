@@ -37,12 +37,13 @@ class OutputShard:
     After an exception inside nothing is published. The name decides: `.tar` has its index beside it,
     `.tar.gz`, `.tgz`, `.tar.zst` and `.tzst` are compressed without one, `-` is stdout, written as it comes.
     UsageError at the start: another ending, or an output that is there (unless `force` replaces it).
-    Holds up to 1 MiB of samples, and about 100 bytes a member.
+    Holds up to 1 MiB of samples, and about 100 bytes a member. lasting: as for `encode_sample`.
     """
 
-    def __init__(self, url: str, *, force: bool = False) -> None:
+    def __init__(self, url: str, *, force: bool = False, lasting: bool = False) -> None:
         self.url = url
         self.samples = self.bytes = 0  # of the tar, its end mark counted
+        self._lasting = lasting
         self._compressor = compressor(url)
         self._target = None if url == STDOUT else NamedTarget(url, force=force)
         self._draft: Draft | None = None
@@ -54,7 +55,7 @@ class OutputShard:
         GroupingError: a key that is missing, there already or not fit; CodecError: a value that does not
         encode. StoreUnavailable: the store refuses. BrokenPipeError: who read our stdout is gone.
         """
-        self.add(members_of(sample))
+        self.add(members_of(sample, lasting=self._lasting))
 
     def add(self, members: Members) -> None:
         """Take a sample that is encoded."""
@@ -177,12 +178,12 @@ class OutputSet:
                     begin = end
 
 
-def members_of(sample: Sample) -> Members:
-    """Encode a sample, which has a key. GroupingError, CodecError."""
+def members_of(sample: Sample, *, lasting: bool = False) -> Members:
+    """Encode a sample, which has a key. lasting: as for `encode_sample`. GroupingError, CodecError."""
     key = sample.get(KEY)
     if key is None:
         raise GroupingError("a sample without a key: give it its __key__")
-    return encode_sample(key, sample)
+    return encode_sample(key, sample, lasting=lasting)
 
 
 def is_there(url: str) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wlshard.store.local import LocalStore
 
 SCRATCH = ".partial"  # ends every name that is no object (yet)
+WRITE_BEHIND_BYTES = 1 << 23  # what a disk takes in at once while the next is made
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
@@ -25,6 +26,7 @@ class LocalDraft:
 
     def __init__(self, store: LocalStore, name: str, lock: FileLock) -> None:
         self.bytes = 0
+        self._behind = 0  # up to where the disk has been told to take it
         self._store = store
         self._scratch = store.path(name) + SCRATCH
         self._url = object_url(store.url, name)
@@ -37,9 +39,18 @@ class LocalDraft:
             if end < self.bytes:
                 os.ftruncate(fd, end)
             self.bytes = end
+            if end - self._behind >= WRITE_BEHIND_BYTES:
+                self._write_behind(fd)
         except OSError as error:
             self.bytes = max(self.bytes, os.fstat(fd).st_size)
             raise refused(error, self._url) from error
+
+    def _write_behind(self, fd: int) -> None:
+        """Have the system begin to write what is there, so that `sync` finds little left to wait for."""
+        if hasattr(os, "posix_fadvise"):
+            # Linux: dirty pages are sent to the disk and, as they are dirty, stay in the cache.
+            os.posix_fadvise(fd, self._behind, self.bytes - self._behind, os.POSIX_FADV_DONTNEED)
+        self._behind = self.bytes
 
     def sync(self) -> None:
         with errors_of(self._url):

@@ -23,15 +23,23 @@ class LazySample(MutableMapping[str, Any]):
 
     __slots__ = (*_OWN, "__weakref__")
 
+    _stored: Sample
+    _handed: (
+        MutableMapping[int, LazySample] | None
+    )  # by id of a value: whose it is, among those seen together
+    _values: dict[str, Any]
+    _images: bool | str
+    _decoded: list[tuple[str, Any, Any, Any]]  # field, bytes, value handed out, what an image held then
+
     def __init__(
         self, sample: Sample, images: bool | str = True, handed: MutableMapping[int, LazySample] | None = None
     ) -> None:
-        self._stored = sample
-        self._handed = handed  # by id of a value: whose it is, among samples that user code sees together
-        self._values: dict[str, Any] = {}
-        self._images = images
-        # Of what was decoded: field, bytes, the value handed out, and what an image held then.
-        self._decoded: list[tuple[str, Any, Any, Any]] = []
+        put = object.__setattr__  # ours sets fields, and takes five times as long
+        put(self, "_stored", sample)
+        put(self, "_handed", handed)
+        put(self, "_values", {})
+        put(self, "_images", images)
+        put(self, "_decoded", [])
 
     def __getitem__(self, name: str) -> Any:
         if name in self._values:
@@ -39,10 +47,13 @@ class LazySample(MutableMapping[str, Any]):
         if name not in self._stored:
             there = " ".join(printable(field) for field in fields_of(dict.fromkeys(self)))
             raise KeyError(f"no field {name!r}; there are: {there}")
-        data = self._stored[name]
-        decoded = _decode(self._stored, name, self._images)
-        value = self._values[name] = _own(decoded)
-        self._decoded.append((name, data, value, _pixels(value) if value is decoded else None))
+        decoded = value = _decode(self._stored, name, self._images)
+        held = None
+        if not isinstance(decoded, _FIXED):
+            value = _own(decoded)
+            held = _pixels(value) if value is decoded else None
+        self._values[name] = value
+        self._decoded.append((name, self._stored[name], value, held))
         if self._handed is not None:
             self._handed[id(value)] = self
         return value
@@ -137,8 +148,11 @@ def _is_stored(sample: LazySample, name: str, value: Any) -> bool:
     if data is value or data is _ABSENT:
         return data is value
     for field, came, handed, held in sample._decoded:
-        if handed is value and field == name and came is data:
-            return _is_as_it_came(sample, field, data, value, held)
+        if field == name and came is data:
+            if handed is value:
+                return _is_as_it_came(sample, field, data, value, held)
+            if isinstance(handed, _FIXED):
+                return _same(value, handed)
     return _same(value, _decode(sample._stored, name, sample._images))
 
 

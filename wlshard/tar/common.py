@@ -63,7 +63,10 @@ class Likeness:
 
 
 def take_common(feed: Feed, like: Likeness, copy: bool, members: list[RawMember]) -> None:
-    """Take the members that lie whole in the block and whose headers are common; stop before any other."""
+    """Take the members that lie whole in the block and whose headers are common; stop before any other.
+
+    Of one that is common but for being cut by the block's end, `feed.wanted` tells the bytes.
+    """
     block, base, filled = feed.block, feed.base, feed.filled
     tail, tail_sum, prefix = like.tail, like.tail_sum, like.prefix
     cut = block if copy else feed.view
@@ -78,6 +81,8 @@ def take_common(feed: Feed, like: Likeness, copy: bool, members: list[RawMember]
             end = data + size
             pos = end + (-size & 511)
             if pos > filled:
+                if pos - begin <= feed.block_bytes and base + pos <= (feed.source.bytes or 0):
+                    feed.wanted = pos - begin
                 break
             append((prefix + header if prefix else header, base + begin, base + data, size, cut[data:end]))
             begin = pos

@@ -49,6 +49,7 @@ class Feed:
         self.block: mmap.mmap | bytes = b""
         self.view = memoryview(b"")
         self.pos = self.filled = 0
+        self.wanted = 0  # bytes of the next member, if all that it lacks is another block
         self.over = False
         self._blocks = blocks_of_this_thread() if blocks is None else blocks
         self.block_bytes = block_bytes

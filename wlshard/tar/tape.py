@@ -73,11 +73,12 @@ class Tape:
             self.entry(*waiting, members)
             return True
         self.begin = feed.at
-        if feed.filled - feed.pos < HEADER_BYTES and feed.have(HEADER_BYTES):
+        wanted, feed.wanted = max(HEADER_BYTES, feed.wanted), 0
+        if feed.filled - feed.pos < wanted and feed.have(wanted):
             return False  # the first of a new block may be a common one
         extensions = rare.Extensions(self.standing)
-        wanted = False
-        while (block := self.header(wanted)) is not None:
+        extended = False
+        while (block := self.header(extended)) is not None:
             header = rare.parse_header(block)
             self.like.learn(header)
             feed.pos += HEADER_BYTES
@@ -91,7 +92,7 @@ class Tape:
             if header.size > MAX_EXTENSION_BYTES:
                 raise TarError(f"an extension header of {header.size} bytes: damaged, or made to harm")
             extensions.add(header.kind, bytes(feed.data(header.size)))
-            wanted = True
+            extended = True
         return True
 
     def header(self, wanted: bool) -> bytes | None:
