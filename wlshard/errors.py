@@ -49,7 +49,8 @@ class WlshardError(Exception):
     def __str__(self) -> str:
         where = ("url", self.url), ("member", self.member), ("key", self.key), ("offset", self.offset)
         known = ", ".join(f"{name} {printable(value)}" for name, value in where if value is not None)
-        return f"{self.message} [{known}]" if known else self.message
+        said = "\n".join(map(printable, self.message.split("\n")))  # names and tracebacks are the data's
+        return f"{said} [{known}]" if known else said
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own pickling drops keyword arguments: an error must cross a process boundary whole.

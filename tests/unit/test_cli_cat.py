@@ -36,15 +36,6 @@ def got(*args: object, stdin: bytes = b"") -> bytes:
     return done.stdout
 
 
-def test_a_closed_stdout_is_told(shards: list[Path]) -> None:
-    run = ["sh", "-c", 'exec "$0" -m wlshard.cli.cat "$1" cls >&-', sys.executable, str(shards[0])]
-    ended = subprocess.run(run, capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (
-        2,
-        "wl-cat: stdout is closed: say where the bytes shall go [url -]\n",
-    )
-
-
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
     """Five samples in three shards, the second without its index."""

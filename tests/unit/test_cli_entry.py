@@ -139,10 +139,12 @@ def test_a_full_output_is_a_typed_error() -> None:
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_closed_stdout_does_no_harm() -> None:
-    run = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, WRITES]
-    ended = subprocess.run(run, capture_output=True)
-    assert (ended.returncode, ended.stderr) == (0, b"")
+def test_a_closed_stdout_is_told_by_who_has_something_to_say() -> None:
+    for says, code in ((WRITES, 12), (WRITES.replace("100_000", "0"), 0)):
+        run = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, says]
+        ended = subprocess.run(run, capture_output=True)
+        assert ended.returncode == code
+        assert ended.stderr.startswith(b"wl-out: cannot write the output: Bad file") == bool(code)
 
 
 def test_a_closed_stderr_does_no_harm() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +12,12 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import CompletionItem, shell_complete
 
-from wlshard.errors import StoreUnavailable, UsageError, WlshardError
+from wlshard.cli.process import drop_stdout, ended_in_order, take_streams
+from wlshard.errors import NotFound, StoreUnavailable, UsageError, WlshardError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 SKIPPED = 3
-_DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO
+_DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF
 EXIT_CODES = """0 ok · 1 unexpected · 2 usage · 3 done, but something was skipped · 10 not found ·
 11 access denied · 12 store unavailable or full · 20 tar · 21 grouping · 22 codec · 23 user code failed ·
 31 lost lease · 32 pool starved · 40 too many bad samples · 41 worker died · 42 cursor mismatch ·
@@ -69,7 +69,7 @@ class Command(click.Command):
         variable = complete_variable(name)
         if variable in os.environ:
             sys.exit(shell_complete(self, {}, name, variable, os.environ[variable]))
-        _take_streams()
+        take_streams()
         sys.exit(run(name, argv, lambda: self._run(name, argv)))
 
     def _run(self, name: str, argv: list[str]) -> int:
@@ -78,8 +78,7 @@ class Command(click.Command):
                 code = self.invoke(ctx)
         except click.exceptions.Exit as ended:
             code = ended.exit_code
-        if sys.stdout is not None:  # closed by who started us
-            sys.stdout.flush()
+        sys.stdout.flush()
         return int(code or 0)
 
 
@@ -108,25 +107,31 @@ def command(
 def run(name: str, argv: Sequence[str], body: Callable[[], int]) -> int:
     """Give the exit code of the body, having told its error on stderr: as JSON if argv asks for it."""
     try:
-        return body()
+        with ended_in_order():
+            return body()
     except click.UsageError as error:
         if not _wants_json(argv) and error.ctx is not None:
             print(error.ctx.get_usage(), file=sys.stderr)
-        return _tell(name, argv, UsageError(f"{error.format_message()} (see {name} --help)"))
+        said = error.format_message()
+        if "unexpected extra" in said:
+            said += ": quote names with * { or blanks, so that the shell leaves them to us"
+        return _tell(name, argv, UsageError(f"{said} (see {name} --help)"))
     except click.ClickException as error:
         return _tell(name, argv, UsageError(error.format_message()))
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        _drop_stdout()
+        drop_stdout()
         return 0  # who read has had enough
     except WlshardError as error:
         return _tell(name, argv, error)
     except Exception as error:  # noqa: BLE001  # one of the three places: see the design
         if isinstance(error, OSError) and error.errno in _DISK and error.filename is None:
             # Stores tell their errors themselves, with a name: a bare one is stdout, a file or a device.
-            _drop_stdout()
+            drop_stdout()
             return _tell(name, argv, StoreUnavailable(f"cannot write the output: {error.strerror}", url="-"))
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            return _tell(name, argv, NotFound("the current folder is gone: cd to one that is there"))
         return _tell_unexpected(name, argv, error)
 
 
@@ -156,19 +161,3 @@ def _tell_unexpected(name: str, argv: Sequence[str], error: Exception) -> int:
     version = sys.modules["wlshard"].__version__
     message = f"{about} (unexpected: please report it with the lines above and wlshard {version})"
     return _tell(name, argv, WlshardError(message))
-
-
-def _take_streams() -> None:
-    """See to it that all can be said: in any locale, and though who started us has closed stderr."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr's are
-    if sys.stderr is None:
-        while (nowhere := os.open(os.devnull, os.O_RDWR)) < 2:  # else a shard would be opened as 2
-            pass
-        sys.stderr = open(nowhere, "w", closefd=False)  # noqa: SIM115  # for as long as we live
-
-
-def _drop_stdout() -> None:
-    """Let the interpreter's last flush of stdout go nowhere instead of complaining."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -21,6 +21,7 @@ from wlshard.store.files import errors_of
 GRACE_S = 2.0  # from SIGTERM to SIGKILL for a command that we are asked to end
 TICK_S = 0.01
 LOOK_S = 1.0
+NAME_BYTES = 255  # of a file, on Linux
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,10 @@ class Command:
         fields = self._fields(sample)
         with errors_of(self._folder), emptied(self._folder, self._home):
             for field in fields:
-                _put(f"{self._order.base}.{field}", sample[field])
+                name = f"{self._order.base}.{field}"
+                if len(os.fsencode(name)) > NAME_BYTES:
+                    raise GroupingError("a field too long for a file's name: leave it out", key=key, url=url)
+                _put(name, sample[field])
             code = _run(self._argv, self._environ | _about(key, url, number))
             if code:
                 what = f"the command ended with exit code {code}: see above for what it printed"

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from wlshard.store.files import errors_of, open_folder
+
 MEMORY = "/dev/shm"  # noqa: S108 — the folder made in it is private
 ROOM_BYTES = 1 << 28  # containers often have 64 MiB there: then the disk it is
 _NAME = "wl-xargs-"
@@ -22,10 +24,11 @@ def private_folder(parent: str | None) -> str:
     locked while its process lives: those that a killed one left are deleted first.
     """
     parent = os.path.abspath(parent or _default_parent())
-    os.makedirs(parent, exist_ok=True)
-    _sweep(parent)
-    folder = tempfile.mkdtemp(prefix=f"{_NAME}{os.getuid()}-", dir=parent)
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with errors_of(parent):
+        os.makedirs(parent, exist_ok=True)
+        _sweep(parent)
+        folder = tempfile.mkdtemp(prefix=f"{_NAME}{os.getuid()}-", dir=parent)
+        fd = open_folder(folder)
     with suppress(OSError):  # a file system without locks: what a killed process leaves stays there
         fcntl.flock(fd, fcntl.LOCK_EX)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -83,16 +84,25 @@ def sync_folder(path: str) -> None:
 
 def make_folders(path: str) -> None:
     """Make a folder and its parents as far as missing, each durable in its own parent."""
-    if not os.path.isdir(path):
-        parent = os.path.dirname(path)
-        make_folders(parent)
+    missing = []
+    while not _is_folder(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for folder in reversed(missing):
         try:
-            os.mkdir(path)
+            os.mkdir(folder)
         except FileExistsError:
-            if not os.path.isdir(path):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
-            return
-        sync_folder(parent)
+            if not os.path.isdir(folder):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
+        else:
+            sync_folder(os.path.dirname(folder))
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 class FileLock:
