@@ -54,7 +54,8 @@ class WlshardError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own pickling drops keyword arguments: an error must cross a process boundary whole.
-        return _rebuild, (type(self), self.message, self.url, self.member, self.key, self.offset)
+        made_of = type(self), self.message, self.url, self.member, self.key, self.offset
+        return _rebuild, made_of, self.__dict__  # notes too
 
     def as_json(self) -> dict[str, Any]:
         """Give the error as the object that `--json` prints as the last line of stderr."""

@@ -10,19 +10,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, cast
 
 from wlshard.errors import UsageError
-from wlshard.place import detect_place
 from wlshard.pool.follow import Follower
 from wlshard.pool.pool import Pool
 from wlshard.pool.source import resolve
 from wlshard.sample import Sample
 from wlshard.shards.reader import OnError
-from wlshard.stream.arguments import check_functions, count_or_none, seconds, whole
+from wlshard.stream.arguments import count_or_none, only_one, rank_and_world, seconds, whole
 from wlshard.stream.course import Course
 from wlshard.stream.cursor import parse_cursor
 from wlshard.stream.feed import Feed, PoolFeed, feed_of_rows, feed_of_shards
 from wlshard.stream.fields import Fields, preparer
-from wlshard.stream.finish import Finisher, Prepared, skips
-from wlshard.stream.window import Placed
+from wlshard.stream.finish import Prepared, skips
+from wlshard.stream.recipe import Recipe, Step
+from wlshard.workers.hands import hands_for
 
 if TYPE_CHECKING:
     from wlshard.stream.collate import BatchTransform
@@ -91,6 +91,10 @@ class Loader:
         batch_transform: called with each batch, or a list with a callable (or None) for each field.
         collate_fn: makes a batch from a list of samples. Without it, arrays of one shape and dtype are
             stacked on axis 0, ints become an int64 array, all else a list.
+        workers: processes that read, decode and batch into memory shared with this one; 0: done here. The
+            order is the same for any number. An array is the consumer's as long as anything refers to it.
+        start_method: of the workers: "fork", or "forkserver" or "spawn", which need what they are given to be
+            importable.
         epochs: chains so many epochs in one `iter()`.
         batches: an `iter()` is exactly so many batches of this rank, running on over the ends of epochs.
         drop_last: drops the last, unequal step; else its samples are divided over the ranks.
@@ -99,13 +103,13 @@ class Loader:
             comes twice, "padded"); 100 in a row are an error.
         follow: on a pool, "epoch" takes the newest generation at each epoch, None stays with the first.
         cache_dir: where indexes made by scanning local shards are kept.
-        timeout_s: how long an empty pool is waited for.
+        timeout_s: how long an empty pool, or (10 s at least) a worker that gives nothing, is waited for.
         pin: a name, one for all ranks, that keeps a pool's last two generations read for 7 days, to resume.
 
     Holds the window of each of its lanes and what is read ahead: `stats()["announced_bytes"]`. Blocks for the
     store; says so when that takes long. Use it as a context manager, or call `close()`.
 
-    Errors: NotFound, PoolStarved, CursorMismatch, LostLease, TarError, …; a transform's pass through.
+    Errors: NotFound, PoolStarved, CursorMismatch, LostLease, TarError, WorkerDied, …; a transform's.
     """
 
     def __init__(
@@ -119,6 +123,8 @@ class Loader:
         transform: Callable[..., Any] | None = None,
         batch_transform: BatchTransform = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        workers: int = 0,
+        start_method: str = "fork",
         seed: int = 0,
         epochs: int | None = None,
         batches: int | None = None,
@@ -133,30 +139,21 @@ class Loader:
     ) -> None:
         self._epochs = count_or_none("epochs", epochs) or 1
         self._batches = count_or_none("batches", batches)
+        only_one(epochs=epochs, batches=batches)
         batch_size = count_or_none("batch_size", batch_size)
         seed, shuffle = whole("seed", seed), whole("shuffle", shuffle, 0)
-        check_functions(transform=transform, batch_transform=batch_transform, collate_fn=collate_fn)
         seconds("timeout_s", timeout_s)
-        if epochs is not None and batches is not None:
-            raise UsageError("epochs= and batches= both say when an iter() ends: give one of them")
-        if batch_size is None and (batch_transform is not None or collate_fn is not None):
-            raise UsageError("batch_transform= and collate_fn= need a batch_size=")
         if follow not in ("epoch", None):
             raise UsageError(f'follow={follow!r}: say "epoch", or None to stay with one generation')
-        if rank is not None and world_size is not None:
-            rank, world_size = whole("rank", rank), whole("world_size", world_size)
-        if (rank, world_size) != (None, None):
-            detect_place(rank, world_size)
-        self._collate: Callable[[list[Any]], Any] | None = None
-        if batch_size is not None:
-            from wlshard.stream.collate import collator  # brings numpy, which samples() can do without
-
-            self._collate = collator(collate_fn, batch_transform)
-        self._finish = Finisher(preparer(fields, decode), on_error, transform=transform, seed=seed)
+        rank, world_size = rank_and_world(rank, world_size)
+        recipe = Recipe(
+            fields, decode, transform, batch_transform, collate_fn, batch_size is not None, seed, on_error
+        )
+        self._hands = hands_for(recipe, whole("workers", workers, 0), start_method, timeout_s)
         follower = partial(Follower, follow=follow is not None, timeout_s=timeout_s, pin=pin)
         self._course = Course(
             lambda: find_feed(source, cache_dir, on_error, follower),
-            self._make,
+            self._hands.begin,
             batch=batch_size or 1,
             shuffle=shuffle,
             seed=seed,
@@ -169,7 +166,7 @@ class Loader:
         self._taken = 0  # of the `batches` of the iter() under way
         self._turn: object = None  # stands for the one iterator in use
         self._closed = False
-        self._counts = {"samples": 0, "batches": 0, "epochs": 0, "padded": 0}
+        self._counts = {"samples": 0, "batches": 0, "epochs": 0, "padded": 0, "skipped": 0}
 
     def __iter__(self) -> Iterator[Any]:
         return self._iterate(None)
@@ -213,16 +210,19 @@ class Loader:
             **self._counts,
             "epoch": course.number,
             "generation": course.at.generation,
-            "skipped": self._finish.skipped.faults + course.skipped,
-            "padded": course.padded + self._counts["padded"],
+            "skipped": self._counts["skipped"] + course.skipped,
             "waited_s": course.waited_s,
             "announced_bytes": course.epoch.announced_bytes() if course.epoch else None,
+            **self._hands.stats(),
         }
 
     def close(self) -> None:
-        """End reading and let go of all files and threads. Blocks for the read under way."""
+        """End reading and let go of all files, threads and workers. Blocks for the read under way."""
         self._turn, self._closed = None, True
-        self._course.close()
+        try:
+            self._course.close()
+        finally:
+            self._hands.close()
 
     def __enter__(self) -> Self:
         return self
@@ -246,9 +246,10 @@ class Loader:
                 step = self._course.step()
                 if step is None:
                     self._count_epoch(endless=batches is not None or end == math.inf)
-                elif step[0]:
-                    self._count_batch(step[0], batches is not None)
-                    yield step[1]
+                elif self._count(step, batches is not None):
+                    given = [step.value]
+                    del step
+                    yield given.pop()  # nothing here refers to it: a worker may have its memory back
                     if turn is not self._turn:
                         raise UsageError("this loader was closed or begun again, this iterator is over")
             done = True
@@ -277,20 +278,15 @@ class Loader:
     def _chain_end(self) -> int:
         return (self._course.number // self._epochs + 1) * self._epochs
 
-    def _make(self, placed: list[Placed], epoch: int, coming: Iterator[Placed] | None) -> tuple[int, Any]:
-        samples = self._finish(placed, epoch)
-        if not samples:
-            if coming is None:
-                return 0, None
-            samples = [self._finish.stand_in(coming, epoch)]
-            self._counts["padded"] += 1
-        return len(samples), samples[0] if self._collate is None else self._collate(samples)
-
-    def _count_batch(self, samples: int, by_count: bool) -> None:
-        self._goes_on = False
-        self._taken += by_count
-        self._counts["samples"] += samples
-        self._counts["batches"] += 1
+    def _count(self, step: Step, by_count: bool) -> int:
+        self._counts["skipped"] += step.skipped
+        if step.samples:
+            self._goes_on = False
+            self._taken += by_count
+            self._counts["samples"] += step.samples
+            self._counts["padded"] += step.padded
+            self._counts["batches"] += 1
+        return step.samples
 
     def _count_epoch(self, endless: bool) -> None:
         self._counts["epochs"] += 1

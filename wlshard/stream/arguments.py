@@ -6,6 +6,7 @@ import operator
 from collections.abc import Sequence
 
 from wlshard.errors import UsageError
+from wlshard.place import Place
 
 
 def whole(name: str, value: object, least: int | None = None) -> int:
@@ -30,6 +31,22 @@ def seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise UsageError(f"{name}={value!r}: give seconds, 0 or more")
     return value
+
+
+def only_one(epochs: object, batches: object) -> None:
+    """Raise UsageError if both are given."""
+    if epochs is not None and batches is not None:
+        raise UsageError("epochs= and batches= both say when an iter() ends: give one of them")
+
+
+def rank_and_world(rank: object, world_size: object) -> tuple[int, int] | tuple[None, None]:
+    """Give both, or None twice: then they are looked for. UsageError."""
+    if rank is None and world_size is None:
+        return None, None
+    if rank is None or world_size is None:
+        raise UsageError("give rank and world_size together, or neither")
+    place = Place(whole("rank", rank), whole("world_size", world_size))
+    return place.rank, place.world
 
 
 def check_functions(**functions: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,26 +13,28 @@ from wlshard.errors import GroupingError, UsageError
 from wlshard.sample import KEY, URL
 
 Collate: TypeAlias = Callable[[list[Any]], Any]
+Empty: TypeAlias = Callable[[tuple[int, ...], Any], Any]
 BatchTransform: TypeAlias = Callable[[Any], Any] | Sequence[Callable[[Any], Any] | None] | None
 
 
-def collate(samples: list[Any]) -> Any:
+def collate(samples: list[Any], empty: Empty = np.empty) -> Any:
     """Make a batch: of tuples a tuple of columns, of dicts a dict of columns, else one column.
 
     A column is one array, stacked (copied) on axis 0, where shapes and dtypes agree; of ints int64, of
     floats float64, of bools bool; a torch tensor if it was of tensors. All else is a list: nothing is cast.
+    `empty(shape, dtype)` gives the memory of stacked arrays.
     """
     first = samples[0]
     if isinstance(first, dict):
-        return {name: column(values) for name, values in _columns(samples)}
+        return {name: column(values, empty) for name, values in _columns(samples)}
     if isinstance(first, tuple):
         if len({len(sample) for sample in samples}) > 1:
             raise GroupingError("tuples of different lengths in a batch: give fields= or collate_fn=")
-        return tuple(column(list(values)) for values in zip(*samples, strict=True))
-    return column(samples)
+        return tuple(column(list(values), empty) for values in zip(*samples, strict=True))
+    return column(samples, empty)
 
 
-def column(values: list[Any]) -> Any:
+def column(values: list[Any], empty: Empty = np.empty) -> Any:
     """Stack one field's values if nothing is lost by it."""
     kinds = set(map(type, values))
     if len(kinds) > 1:
@@ -39,7 +42,7 @@ def column(values: list[Any]) -> Any:
     kind = kinds.pop()
     if kind is np.ndarray or issubclass(kind, np.generic):
         alike = len({(value.shape, value.dtype) for value in values}) == 1
-        return _stacked(values) if alike and not values[0].dtype.hasobject else values
+        return _stacked(values, empty) if alike and not values[0].dtype.hasobject else values
     if kind is int:
         fits = all(-(2**63) <= value < 2**63 for value in values)
         return np.array(values, dtype=np.int64) if fits else values
@@ -51,18 +54,18 @@ def column(values: list[Any]) -> Any:
     return values
 
 
-def _stacked(values: list[Any]) -> Any:
+def _stacked(values: list[Any], empty: Empty) -> Any:
     # Into an array of our own: np.stack would give native byte order, and structures without their padding.
-    out = np.empty((len(values), *values[0].shape), values[0].dtype)
+    out = empty((len(values), *values[0].shape), values[0].dtype)
     return np.stack(values, out=out, casting="no")
 
 
-def collator(make: Collate | None, after: BatchTransform) -> Collate:
-    """Give the function from a list of samples to a batch: `make`, or `collate`, and then `after`.
+def collator(make: Collate | None, after: BatchTransform, empty: Empty | None = None) -> Collate:
+    """Give the function from a list of samples to a batch: `make`, or `collate` (into `empty`), then `after`.
 
     `after` is a callable for the batch, or a list of them (or None), one for each column.
     """
-    first = make or collate
+    first = make or (collate if empty is None else partial(collate, empty=empty))
     if after is None:
         return first
     last = after if callable(after) else _by_column(list(after))

@@ -3,39 +3,57 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from math import gcd
-from typing import Any
+from typing import Protocol, TypeAlias
 
 from wlshard import clock
 from wlshard.errors import CursorMismatch, NotFound
 from wlshard.place import Place, detect_place, refuse_dataloader_worker
 from wlshard.stream.cursor import Cursor
 from wlshard.stream.data import Data
-from wlshard.stream.epoch import Epoch, Plan, share_of
+from wlshard.stream.epoch import Plan, share_of
 from wlshard.stream.feed import Feed
 from wlshard.stream.order import shape_of
-from wlshard.stream.window import Placed
+from wlshard.stream.recipe import Step
 
 log = logging.getLogger(__name__)
 
 NOTE_S = 1.0  # how often a pool is told what was served
 
 
+class Run(Protocol):
+    """An epoch under way, made in this process (`stream.epoch`) or by workers."""
+
+    data: Data
+    plan: Plan
+
+    @property
+    def waited_s(self) -> float: ...
+
+    def step(self) -> Step | None: ...
+
+    def announced_bytes(self) -> int | None: ...
+
+    def close(self) -> None: ...
+
+
+Begin: TypeAlias = Callable[[Data, Plan], Run]
+
+
 class Course:
     """Steps of this rank, epoch after epoch. `epoch` is the one under way, None between them.
 
-    `find_feed` is called at first use and may look at the store. `finish` makes of the samples read in a
-    step, and the epoch's number, what the consumer gets; where other ranks would wait in vain, samples to
-    come are given too, to take one if none of the step is good. `padded` and `waited_s` (for storage, for a
-    pool's first samples) count from the beginning; `empty` the epochs in a row that had no step.
+    `find_feed` is called at first use and may look at the store; `begin` begins an epoch. `waited_s` (for
+    storage, workers, a pool's first samples) counts from the beginning; `empty` the epochs in a row that had
+    no step.
     """
 
     def __init__(
         self,
         find_feed: Callable[[], Feed],
-        finish: Callable[[list[Placed], int, Iterator[Placed] | None], Any],
+        begin: Begin,
         *,
         batch: int,
         shuffle: int,
@@ -45,13 +63,14 @@ class Course:
         rank: int | None,
         world_size: int | None,
     ) -> None:
-        self.epoch: Epoch | None = None
+        self.epoch: Run | None = None
         self._at = Cursor(None, None, seed, 0, batch, None, None, None, 0, 0)
         self.empty = 0
+        self._next = 0  # global batch, while an epoch is under way
         self._find_feed = find_feed
         self._feed: Feed | None = None
         self._data_found: Data | None = None
-        self._finish = finish
+        self._begin_epoch = begin
         self._shuffle = shuffle
         self._drop_last = drop_last
         self._skip = skip
@@ -59,7 +78,6 @@ class Course:
         self._world_size = world_size
         self._place: Place | None = None
         self._told = False
-        self._padded = 0
         self._waited_s = self._noted_s = 0.0
         self._noted_at = clock.monotonic()
         self._served = 0
@@ -72,7 +90,7 @@ class Course:
     @property
     def at(self) -> Cursor:
         """The resume point: what follows the steps given so far."""
-        return self._at if self.epoch is None else replace(self._at, next_batch=self.epoch.next_batch)
+        return self._at if self.epoch is None else replace(self._at, next_batch=self._next)
 
     @property
     def feed(self) -> Feed:
@@ -80,10 +98,6 @@ class Course:
         if self._feed is None:
             self._feed = self._find_feed()
         return self._feed
-
-    @property
-    def padded(self) -> int:
-        return self._padded + (self.epoch.padded if self.epoch else 0)
 
     @property
     def skipped(self) -> int:
@@ -100,22 +114,20 @@ class Course:
         self.stop()
         self._at = cursor
 
-    def step(self) -> Any | None:
-        """Give what `finish` makes of this rank's next step; None where an epoch ends: the next one follows.
+    def step(self) -> Step | None:
+        """Give this rank's next step; None where an epoch ends: the next one follows.
 
         After an error, call `stop`: the course stands before the step that met it.
         """
         if self.epoch is None:
             self.epoch = self._begin()
-        found = next(self.epoch, None)
-        if found is not None:
+        step = self.epoch.step()
+        if step is not None:
             self.feed.check()
-            shared = self._skip and self.epoch.plan.world > 1
-            done = self._finish(found, self._at.epoch, self.epoch.look_ahead() if shared else None)
-            self.epoch.advance(len(found))
-            self._note(len(found))
-            return done
-        self.empty = 0 if self.epoch.next_batch else self.empty + 1
+            self._next += self.epoch.plan.world
+            self._note(step.samples)
+            return step
+        self.empty = 0 if self._next else self.empty + 1
         self.skip_to_next()
         return None
 
@@ -142,7 +154,6 @@ class Course:
         self.epoch, self._at = None, at
         if epoch is not None:
             epoch.close()
-            self._padded += epoch.padded
             self._waited_s += epoch.waited_s
             self.note()
             self._choose_anew()
@@ -185,7 +196,7 @@ class Course:
             skip=self._skip,
         )
 
-    def _begin(self) -> Epoch:
+    def _begin(self) -> Run:
         data, plan = self._plan()
         shape = plan.shape
         if not self._told and plan.world > 1:
@@ -205,7 +216,8 @@ class Course:
             window=shape.window,
             strips=shape.strips,
         )
-        return Epoch(data, plan)
+        self._next = plan.start
+        return self._begin_epoch(data, plan)
 
     def _data(self) -> Data:
         began = clock.monotonic()

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from wlshard.errors import LostLease, NotFound, UsageError
 from wlshard.sample import KEY, URL, Sample
@@ -106,10 +107,11 @@ class Data:
 
     `samples` and `counts` are None where a shard must be streamed to be counted. `digest` changes with the
     names (last part of the URL), sizes and counts of the shards. Holds the indexes of 384 shards at most.
+    `opener(name, tally=…)` opens a shard. A copy, in this process or another, shares nothing that is open.
     """
 
     def __init__(
-        self, names: Sequence[str], opener: Callable[[str], Shard], generation: int | None = None
+        self, names: Sequence[str], opener: Callable[..., Shard], generation: int | None = None
     ) -> None:
         self.names = names
         self.generation = generation
@@ -135,11 +137,15 @@ class Data:
         """Give a shard, opened at first use; the one used longest ago is closed to make room."""
         shard = self._open.pop(number, None)
         if shard is None:
-            shard = self._opener(self.names[number])
+            shard = self._opener(self.names[number], tally=self.skipped)
             while len(self._open) >= OPEN_SHARDS:
                 self._open.popitem(last=False)[1].close()
         self._open[number] = shard
         return shard
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Let another process open the shards for itself."""
+        return {**self.__dict__, "_open": OrderedDict(), "skipped": Tally()}
 
     def gone(self, error: NotFound) -> NotFound | LostLease:
         """Say what a missing shard means: in a pool, that the generation was retired while being read."""
@@ -150,10 +156,14 @@ class Data:
             self._open.popitem()[1].close()
 
 
+def _given(shard: Shard, _name: str, *, tally: Tally) -> Shard:  # noqa: ARG001
+    return shard
+
+
 def data_of_rows(rows: Iterable[Sample]) -> Data:
     """Take samples that the user holds. A list has a length and can be shuffled as a whole."""
     shard = Rows(rows)
-    data = Data(["-"], lambda _: shard)
+    data = Data(["-"], partial(_given, shard))
     data.count([shard.samples], None)
     data.seekable = shard.seekable
     data.digest = digest_of([("", None, shard.samples)])
@@ -166,9 +176,7 @@ def data_of_shards(urls: Sequence[str], cache_dir: str | None, on_error: OnError
     One of them that cannot be read at random (compressed, or remote without an index, or `-`) makes the
     whole list a stream. Blocks for a stat and an index a shard. Errors: NotFound, TarError.
     """
-    skipped = Tally()
-    data = Data(urls, lambda url: ShardAccess(url, cache_dir, on_error=on_error, tally=skipped))
-    data.skipped = skipped
+    data = Data(urls, partial(ShardAccess, cache_dir=cache_dir, on_error=on_error))
     sizes = [_size_of(url) for url in urls]
     counts = []
     seekable = bool(urls)
@@ -185,7 +193,7 @@ def data_of_shards(urls: Sequence[str], cache_dir: str | None, on_error: OnError
 
 def data_of_generation(manifest: Generation, urls: Sequence[str], cache_dir: str | None) -> Data:
     """Take a generation of a pool: its manifest knows all, no shard is opened now."""
-    data = Data(urls, lambda url: ShardAccess(url, cache_dir), manifest.generation)
+    data = Data(urls, partial(ShardAccess, cache_dir=cache_dir), manifest.generation)
     data.count([shard.samples for shard in manifest.shards], sum(shard.bytes for shard in manifest.shards))
     data.seekable = True
     data.digest = manifest.digest

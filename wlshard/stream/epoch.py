@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any, Self
+from typing import Any, TypeAlias
 
 from wlshard.stream.ahead import ReadAhead
 from wlshard.stream.data import Data
 from wlshard.stream.order import Line, Order, Shape, shard_order
+from wlshard.stream.recipe import Step
 from wlshard.stream.share import Share
 from wlshard.stream.window import (
     Placed,
@@ -45,42 +46,52 @@ class Plan:
     world: int
     drop_last: bool
     skip: bool  # bad samples take their place in the order as errors, instead of ending the epoch
+    worker: int = 0  # of those that share this rank's steps
+    workers: int = 1
+
+
+# Makes a step of samples as read, of the epoch's number and, where ranks must keep step, of samples to come.
+Make: TypeAlias = Callable[[list[Placed], int, Iterator[Placed] | None], Step]
 
 
 class Epoch:
-    """Iterate over the steps of an epoch; reads ahead in a thread, which `close()` ends.
+    """Make the steps of an epoch in this process; reads ahead in a thread, which `close()` ends.
 
-    `next_batch` is the global batch that follows the steps given so far, `padded` the repeated samples
-    among them. `steps` is None where the data must be streamed to be counted.
+    `share` is None where the data must be streamed to be counted.
     """
 
-    def __init__(self, data: Data, plan: Plan) -> None:
+    def __init__(self, data: Data, plan: Plan, make: Make) -> None:
         self.data = data
         self.plan = plan
-        self.next_batch = plan.start
-        self.padded = 0
-        self._padded = 0
+        self.share: Share | None = None
+        self._make = make
         self._later: deque[tuple[list[Placed], int]] = deque()  # steps looked at before their turn
-        self.steps: int | None = None
         self.held_samples = 0
         self._unreleased = 0
         self._release_at = 1
         self._ahead: ReadAhead[Any]
+        self._owner: Callable[[int], int] = self._by_step
         self._steps = self._streamed() if data.counts is None else self._counted(data.counts)
 
     @property
     def waited_s(self) -> float:
         return self._ahead.waited_s
 
-    def __iter__(self) -> Self:
-        return self
+    def step(self) -> Step | None:
+        """Make the next step; None behind the last one."""
+        placed, padded = self._later.popleft() if self._later else next(self._steps, (None, 0))
+        if placed is None:
+            return None
+        shared = self.plan.skip and self.plan.world > 1
+        step = self._make(placed, self.plan.epoch, self._look_ahead() if shared else None)
+        self._unreleased += len(placed)
+        if self._unreleased >= self._release_at:
+            self._ahead.release(self._unreleased)
+            self._unreleased = 0
+        return step._replace(padded=step.padded + padded) if padded else step
 
-    def __next__(self) -> list[Placed]:
-        found, self._padded = self._later.popleft() if self._later else next(self._steps)
-        return found
-
-    def look_ahead(self) -> Iterator[Placed]:
-        """Give the samples of this rank's steps to come; they are held, and come again in their turn."""
+    def _look_ahead(self) -> Iterator[Placed]:
+        """Give the samples of the steps to come; they are held, and come again in their turn."""
         for number in count():
             if number == len(self._later):
                 step = next(self._steps, None)
@@ -88,15 +99,6 @@ class Epoch:
                     return
                 self._later.append(step)
             yield from self._later[number][0]
-
-    def advance(self, samples: int) -> None:
-        """Count the step as given; its `samples` are no longer held."""
-        self._unreleased += samples
-        if self._unreleased >= self._release_at:
-            self._ahead.release(self._unreleased)
-            self._unreleased = 0
-        self.next_batch += self.plan.world
-        self.padded += self._padded
 
     def announced_bytes(self) -> int | None:
         """Give the bytes held at most: samples read and not given, blocks read into, a batch, indexes.
@@ -108,7 +110,7 @@ class Epoch:
             return None
         blocks = 2.0 * max(STREAM_BYTES, size)
         if not self._streams():
-            strips = -(-(shape.lanes or 1) // self.plan.world) * (shape.strips or 1)
+            strips = self._lanes(shape.lanes or 1) * (shape.strips or 1)
             blocks = strips * 2 * self.data.read_bytes
         # The batch twice: the one the consumer looks at while the next is made.
         samples = (self.held_samples + 2 * shape.batch) * (size + SAMPLE_OBJECTS_BYTES)
@@ -122,15 +124,17 @@ class Epoch:
         plan, data = self.plan, self.data
         line = Line(shard_order(len(counts), plan.shape, plan.seed, plan.epoch), counts)
         order = Order(line.samples, plan.shape, plan.seed, plan.epoch, self._grain())
-        share = share_of(line.samples, plan)
-        self.steps = share.steps
+        share = self.share = share_of(line.samples, plan)
+        self._owner = self._by_step if not data.seekable else self._by_window(order, share)
+        if plan.workers > 1:
+            share.mine = lambda step: self._owner(step) == plan.worker
         read: Read
         if self._streams():
             read = Sequential(data, line, skip=plan.skip).read
         else:
-            alone = order.lanes % plan.world == 0
+            alone = order.lanes % plan.world == 0 and order.lanes // plan.world % plan.workers == 0
             read = Strips(data, order, line, skip=plan.skip, ahead=alone).read
-        limit = (-(-order.lanes // plan.world) + DEPTH) * order.window
+        limit = (self._lanes(order.lanes) + DEPTH) * order.window
         self.held_samples = limit + order.window
         self._release_at = max(1, order.window // 2)
         self._ahead = ReadAhead(windows(order, share, read), Window.samples, limit)
@@ -146,10 +150,26 @@ class Epoch:
         self._ahead = ReadAhead(steps, _first_len, limit)
         return iter(self._ahead)
 
+    def worker_of(self, step: int) -> int:
+        """Tell which worker makes a step."""
+        return self._owner(step)
+
+    def _by_step(self, step: int) -> int:
+        return step % self.plan.workers  # each reads all there is; they share the decoding
+
+    def _by_window(self, order: Order, share: Share) -> Callable[[int], int]:
+        world, workers = self.plan.world, self.plan.workers
+        return lambda step: order.worker_of(share.first_batch(step), world, workers)
+
+    def _lanes(self, lanes: int) -> int:
+        """Count the lanes of which windows are held here at the same time."""
+        return -(-lanes // (self.plan.world * self.plan.workers))
+
     def _streams(self) -> bool:
         # In order and alone, a stream needs no index and is fastest; what it skips has no place in the order.
         plan = self.plan
-        return not self.data.seekable or not (plan.shape.lanes or plan.world > 1 or plan.skip)
+        parts = plan.world * plan.workers
+        return not self.data.seekable or not (plan.shape.lanes or parts > 1 or plan.skip)
 
     def _grain(self) -> int:
         size = self.data.sample_bytes

@@ -27,15 +27,22 @@ BAD_SAMPLE = TarError, GroupingError, CodecError, NotFound, UserCodeError
 
 
 class Finisher:
-    """Select, decode, transform."""
+    """Select, decode, transform. `watch` is shown each sample before anything is done with it."""
 
     def __init__(
-        self, prepare: Prepare, on_error: OnError, *, transform: Callable[..., Any] | None, seed: int
+        self,
+        prepare: Prepare,
+        on_error: OnError,
+        *,
+        transform: Callable[..., Any] | None,
+        seed: int,
+        watch: Callable[[Sample], None] | None = None,
     ) -> None:
         self.skipped = Tally()
         self._last: Placed | None = None  # that was good
         self._prepare = prepare
         self._skip = skips(on_error)
+        self._watch = watch
         self._transform = None if transform is None else transformer(transform, seed)
 
     def __call__(self, placed: list[Placed], epoch: int) -> list[Any]:
@@ -72,6 +79,8 @@ class Finisher:
     def _make(self, place: int, row: Sample | TarError | GroupingError, epoch: int) -> Any:
         if not isinstance(row, dict):
             raise row
+        if self._watch is not None:
+            self._watch(row)
         sample = self._prepare(row)
         return sample if self._transform is None else self._transform(sample, row, epoch, place)
 

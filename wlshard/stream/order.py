@@ -109,6 +109,11 @@ class Order:
         """Give the batch that begins at this sample of the permuted window; undoes `locate`."""
         return ((window * self.window + first) // self.batch) * self.lanes + lane
 
+    def worker_of(self, batch: int, world: int, workers: int) -> int:
+        """Give the worker, of those of a rank, that builds the window in which a batch lies."""
+        lane, window, _ = self.locate(batch)
+        return (window * self.lanes // world + lane // world) % workers
+
     def pieces(self, lane: int, window: int) -> list[tuple[int, int]]:
         """Give (first sample in the line, samples) of a window's piece of each strip."""
         size = self.window_samples(lane, window)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 
@@ -19,7 +19,8 @@ class Share:
 
     The R < W·B samples of the last step are dropped by `drop_last`; else rank r gets numbers ⌊rR/W⌋ …
     ⌊(r+1)R/W⌋ - 1 of them, or, where R < W leaves it none, one that another rank has too (`padded`).
-    Every rank has the same number of `steps`.
+    Every rank has the same number of `steps`. `mine` tells which of them are made here, by one of several
+    workers; all, unless it is set.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Share:
         self.whole, rest = divmod(left, batch * world)
         self.steps = self.whole + (1 if rest and not drop_last else 0)
         self.low, self.high = divide(rest, rank, world)
+        self.mine: Callable[[int], bool] | None = None
         self.padded = 1 if self.steps > self.whole and rest * (rank + 1) // world == self.low else 0
 
     def step(self, step: int) -> list[Part]:
@@ -50,17 +52,27 @@ class Share:
         first, last = self.low // self.batch, -(-self.high // self.batch)
         return [self._cut(base + i, i * self.batch) for i in range(first, last)]
 
+    def first_batch(self, step: int) -> int:
+        """Give the first global batch that a step needs."""
+        turn = self.rank if step < self.whole else self.low // self.batch
+        return self.start + step * self.world + turn
+
+    def steps_here(self) -> Iterable[int]:
+        """Give the steps that are made here, in order."""
+        return range(self.steps) if self.mine is None else filter(self.mine, range(self.steps))
+
     def batches(self) -> Iterator[int]:
-        """Give the global batches that this rank needs, in the order of its steps."""
-        first = self.start + self.rank
-        yield from range(first, first + self.whole * self.world, self.world)
-        for step in range(self.whole, self.steps):
-            yield from (part.batch for part in self.step(step))
+        """Give the global batches that are needed here, in the order of the steps."""
+        for step in self.steps_here():
+            if step < self.whole:
+                yield self.first_batch(step)
+            else:
+                yield from (part.batch for part in self.step(step))
 
     def part(self, batch: int) -> Part | None:
-        """Give what this rank needs of a global batch, None if nothing."""
+        """Give what is needed here of a global batch, None if nothing."""
         step, turn = divmod(batch - self.start, self.world)
-        if step < 0 or step >= self.steps:
+        if step < 0 or step >= self.steps or (self.mine is not None and not self.mine(step)):
             return None
         if step < self.whole:
             return Part(batch, 0, self.batch) if turn == self.rank else None

@@ -117,7 +117,7 @@ class Window(NamedTuple):
 
 
 def windows(order: Order, share: Share, read: Read) -> Iterator[Window]:
-    """Read windows in the order in which the steps of this rank first need them."""
+    """Read windows in the order in which the steps made here first need them."""
     newest: dict[int, int] = {}
     for batch in share.batches():
         lane, number, _ = order.locate(batch)
@@ -142,14 +142,15 @@ def read_window(order: Order, share: Share, read: Read, lane: int, number: int) 
 
 
 def steps_of(share: Share, parts: Iterator[Window]) -> Iterator[tuple[list[Placed], int]]:
-    """Put together each step's samples of this rank, and how many of them are padding."""
+    """Put together the samples of each step made here, and how many of them are padding."""
     held: dict[int, list[Placed]] = {}
-    first = share.start + share.rank
-    for batch in range(first, first + share.whole * share.world, share.world):
-        while batch not in held:
-            held.update(next(parts).batches)
-        yield held.pop(batch), 0
-    for step in range(share.whole, share.steps):
+    for step in share.steps_here():
+        if step < share.whole:
+            batch = share.first_batch(step)
+            while batch not in held:
+                held.update(next(parts).batches)
+            yield held.pop(batch), 0
+            continue
         found: list[Placed] = []
         for part in share.step(step):
             while part.batch not in held:

@@ -1,0 +1,563 @@
+"""Workers: the same batches as without, memory that is the consumer's while it looks, and what goes wrong."""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loading import fill_pool, keys, row, write_shards
+from processes import gone, lives
+
+from wlshard import CodecError, Loader, UsageError, UserCodeError, WorkerDied
+from wlshard.stream.data import data_of_shards
+from wlshard.stream.epoch import Epoch, Plan
+from wlshard.stream.order import shape_of
+from wlshard.stream.recipe import Step
+from wlshard.testing.coverage import check_coverage
+from wlshard.testing.resume import check_resume, check_resume_over_worlds
+from wlshard.testing.values import same
+
+ROWS = [row(number) for number in range(40)]
+
+
+def image(sample: dict) -> dict:
+    return {**sample, "image": np.full((5, 3), sample["n.index"], np.float32)}
+
+
+def batches(source, workers: int, epochs: int = 2, **options) -> list:
+    with Loader(source, **{"batch_size": 4, **options}, workers=workers) as loader:
+        return [batch for _ in range(epochs) for batch in loader]
+
+
+def pids(loader: Loader) -> list[int]:
+    return [worker.pid for worker in loader._hands._workers]
+
+
+# --- the order
+
+
+@pytest.mark.parametrize("shuffle", [0, 20, 300])
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_the_order_is_the_same_for_any_number_of_workers(tmp_path, shuffle, batch_size) -> None:
+    folder = write_shards(tmp_path / "x", 3, 90)
+    options = {"batch_size": batch_size, "shuffle": shuffle, "transform": image, "cache_dir": str(tmp_path)}
+    expected = batches(folder, 0, **options)
+    for workers in (1, 2, 3, 7):
+        assert same(batches(folder, workers, **options), expected), workers
+
+
+class InTurn:
+    """The steps of so many workers, each made by the one whose it is, without processes."""
+
+    def __init__(self, urls: list[str], workers: int, batch: int, shuffle: int, **plan) -> None:
+        shape = shape_of(batch, shuffle, plan["world"], True)
+        plan = Plan(shape=shape, seed=0, epoch=0, start=0, skip=False, workers=workers, **plan)
+        data = data_of_shards(urls, None, "raise")
+        self.workers = [
+            Epoch(data, replace(plan, worker=worker), lambda placed, *_: Step([row for _, row in placed], 1))
+            for worker in range(workers)
+        ]
+
+    def __len__(self) -> int:
+        return self.workers[0].share.steps
+
+    def __iter__(self):
+        for step in range(len(self)):
+            found = self.workers[self.workers[0].worker_of(step)].step()
+            yield ([sample["__key__"] for sample in found.value],)
+        assert all(worker.step() is None for worker in self.workers)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("shuffle", [0, 40, 200])
+def test_the_steps_of_all_workers_cover_for_any_world_and_shards(tmp_path, shuffle, workers) -> None:
+    for shards in range(1, 8):
+        folder = write_shards(tmp_path / str(shards), shards, 53)
+        urls = sorted(str(path) for path in Path(folder).glob("*.tar"))
+        drop_last = shards % 2 == 0
+        check_coverage(
+            lambda rank, world, urls=urls, drop_last=drop_last: InTurn(
+                urls, workers, 3, shuffle, rank=rank, world=world, drop_last=drop_last
+            ),
+            keys(53),
+            batch_size=3,
+            drop_last=drop_last,
+        )
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_each_sample_comes_once_for_any_world_and_workers(tmp_path, workers) -> None:
+    folder = write_shards(tmp_path / "x", 2 * workers, 53)
+    check_coverage(
+        lambda rank, world: Loader(
+            folder, batch_size=3, shuffle=50, rank=rank, world_size=world, workers=workers, decode=False
+        ),
+        keys(53),
+        batch_size=3,
+        worlds=(1, 2, 5),
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("shuffle", [0, 60])
+def test_a_loader_with_workers_resumes_at_every_step(tmp_path, shuffle, workers) -> None:
+    folder = write_shards(tmp_path / "x", 3, 18)
+    counts = iter(
+        [workers] + [(workers + 1) % 4, workers] * 100
+    )  # saved with some workers, restored with others
+    check_resume(
+        lambda: Loader(
+            folder,
+            batch_size=4,
+            shuffle=shuffle,
+            workers=next(counts),
+            transform=image,
+            cache_dir=str(tmp_path),
+        )
+    )
+
+
+def test_the_world_size_and_the_workers_may_change_together(tmp_path) -> None:
+    folder = write_shards(tmp_path / "x", 4, 75)
+    check_resume_over_worlds(
+        lambda rank, world: Loader(
+            folder,
+            batch_size=2,
+            shuffle=200,
+            rank=rank,
+            world_size=world,
+            workers=world,
+            cache_dir=str(tmp_path),
+        ),
+        worlds=(1, 3),
+        every=6,
+    )
+
+
+def test_compressed_shards_are_decoded_by_all_workers_in_order(tmp_path) -> None:
+    plain = Path(write_shards(tmp_path / "plain", 3, 40))
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for path in plain.glob("*.tar"):
+        (packed / f"{path.stem}.tar.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+    for shuffle in (0, 20):
+        options = {"shuffle": shuffle, "cache_dir": str(tmp_path / "c"), "transform": made_by}
+        expected = batches(str(packed), 0, **options)
+        found = batches(str(packed), 3, **options)
+        assert [batch["__key__"] for batch in found] == [batch["__key__"] for batch in expected]
+        assert len({pid for batch in found for pid in batch["pid"].tolist()}) == 3
+
+
+def made_by(sample: dict) -> dict:
+    return {**sample, "pid": os.getpid()}
+
+
+def test_samples_that_only_stream_come_from_one_worker_which_is_said(caplog) -> None:
+    class Rows:
+        def __iter__(self):
+            return (row(number) for number in range(17))
+
+    for shuffle in (0, 12):
+        found = batches(Rows(), 3, shuffle=shuffle, transform=made_by)
+        expected = batches(Rows(), 0, shuffle=shuffle)
+        assert [batch["__key__"] for batch in found] == [batch["__key__"] for batch in expected]
+        assert len({pid for batch in found for pid in batch["pid"].tolist()}) == 1
+    assert "one of the 3 workers" in caplog.text
+
+
+def test_a_pool_is_followed(tmp_path) -> None:
+    pool = fill_pool(str(tmp_path / "pool"), range(40))
+    with Loader(pool, batch_size=4, shuffle=20, workers=2) as loader:
+        assert sorted(key for batch in loader for key in batch["__key__"]) == keys(40)
+        fill_pool(pool.url, range(40, 60))
+        assert sorted(key for batch in loader for key in batch["__key__"]) == keys(60)[40:]
+
+
+# --- what travels
+
+
+class Pair:
+    """An object of the user's."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pair) and same(self.value, other.value)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def many_kinds(sample: dict) -> dict:
+    n = sample["n.index"]
+    return {
+        "text": "ä" * n, "bytes": bytes(n), "ragged": np.arange(n), "many": np.full(3, n, ">f4"), "n": n,
+        "big": 2**70 + n, "nested": {"a": [np.ones(n)]}, "object": np.array([n, "x", None], dtype=object),
+        "none": None,
+        "date": np.datetime64(n, "D"), "empty": np.zeros((0, 3)), "flag": n > 3, "own": Pair(np.eye(2) * n),
+        "pairs": np.zeros(2, [("a", "u1"), ("b", ">f8")]), "fortran": np.asfortranarray(np.full((3, 4), n)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_strings_ragged_fields_and_objects_come_as_they_are(batch_size) -> None:
+    expected, found = (
+        batches(ROWS, workers, transform=many_kinds, batch_size=batch_size) for workers in (0, 2)
+    )
+    for one, other in zip(found, expected, strict=True):
+        for name in other:
+            if name in ("object", "own"):
+                assert str(one[name]) == str(other[name]) or one[name] == other[name]
+            else:
+                assert same(one[name], other[name]), name
+
+
+def test_tensors_travel_as_tensors() -> None:
+    torch = pytest.importorskip("torch")
+
+    def tensors(sample: dict) -> tuple:
+        n = sample["n.index"]
+        return torch.full((2, 3), n), torch.full((2,), n).bfloat16(), torch.ones(n), torch.full((2, 3), n).T
+
+    for one, other in zip(
+        batches(ROWS, 2, transform=tensors), batches(ROWS, 0, transform=tensors), strict=True
+    ):
+        assert same(one, other)
+
+
+def test_batches_that_grow_or_are_large_fit() -> None:
+    def growing(sample: dict) -> tuple:
+        n = sample["n.index"]
+        return n, np.full((n // 4 + 1) * 20_000, n, np.uint16), np.full(300_000 * (n > 30), n)
+
+    found = batches(ROWS, 2, transform=growing)
+    assert same(found, batches(ROWS, 0, transform=growing))
+    (huge,) = batches(ROWS[:1], 1, epochs=1, transform=lambda _: (np.full(60_000_000, 7, np.uint8),))
+    assert huge[0].shape == (1, 60_000_000)
+    assert (huge[0] == 7).all()
+
+
+def test_each_array_begins_on_64_bytes_and_is_the_consumers_to_write() -> None:
+    for batch in batches(ROWS, 2, transform=image):
+        assert batch["image"].ctypes.data % 64 == 0
+        batch["image"] += 1
+
+
+# --- slots
+
+
+@pytest.fixture
+def one_by_one(monkeypatch) -> None:
+    """Have each step travel by itself, as large ones do."""
+    monkeypatch.setattr("wlshard.workers.main.FILL_BYTES", 1)
+
+
+def test_all_batches_may_be_kept(one_by_one) -> None:
+    with Loader(ROWS, batch_size=2, transform=image, workers=2, epochs=5) as loader:
+        kept = list(loader)
+        assert loader.stats()["slots_left"] >= 90
+    gc.collect()
+    assert same(kept, batches(ROWS, 0, 5, batch_size=2, transform=image))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_slots_are_used_again_when_nothing_looks_at_them_any_more(workers, one_by_one) -> None:
+    with Loader(ROWS, batch_size=2, transform=image, workers=workers, epochs=20) as loader:
+        for _ in loader:
+            pass
+        assert loader.stats()["slots_left"] == 0
+        made = max(number for worker in loader._hands._workers for number in worker._slots)
+        assert made <= 4  # the first ones grew
+
+
+@pytest.mark.parametrize("part", ["slice", "tensor", "memoryview", "closure"])
+def test_whatever_still_looks_at_a_batch_keeps_it(part, one_by_one) -> None:
+    take = {
+        "slice": lambda array: array[1:, ::2],
+        "memoryview": lambda array: memoryview(array)[:1],
+        "closure": lambda array: lambda: array,
+        "tensor": lambda array: pytest.importorskip("torch").from_numpy(array)[0].view(3, 5),
+    }[part]
+    with Loader(ROWS, batch_size=2, transform=image, workers=1, epochs=3) as loader:
+        kept = []
+        for number, batch in enumerate(loader):
+            if number in (0, 7, 8, 9):
+                kept.append((take(batch["image"]), batch["image"].copy()))
+            del batch
+    for view, copy in kept:
+        assert same(
+            np.asarray(view() if part == "closure" else view),
+            np.asarray(take(copy)() if part == "closure" else take(copy)),
+        )
+
+
+def test_an_array_that_goes_in_another_thread_gives_its_slot_back(one_by_one) -> None:
+    with Loader(ROWS, batch_size=2, transform=image, workers=1, epochs=10) as loader:
+        for batch in loader:
+            held = [batch]
+            del batch
+            thread = threading.Thread(target=held.clear)
+            thread.start()
+            thread.join()
+        assert loader.stats()["slots_left"] == 0
+
+
+def test_batches_outlive_their_loader() -> None:
+    with Loader(ROWS, batch_size=2, transform=image, workers=2) as loader:
+        first = next(iter(loader))
+    gc.collect()
+    assert first["image"][1, 0, 0] == 1
+
+
+def test_what_a_transform_keeps_of_a_batch_stays_as_it_was(one_by_one) -> None:
+    kept: list = []
+
+    def remember(batch: dict) -> dict:
+        kept.append(batch["image"])
+        return {**batch, "first": float(kept[0][0, 0, 0]), "kept": len(kept)}
+
+    found = batches(ROWS, 1, 1, transform=image, batch_transform=remember)
+    assert [batch["first"] for batch in found] == [0.0] * 10
+
+
+# --- state and statistics
+
+
+def test_a_state_tells_what_was_given_not_what_was_read_ahead() -> None:
+    with Loader(ROWS, batch_size=2, workers=2) as loader:
+        iterator = iter(loader)
+        for given in range(1, 4):
+            next(iterator)
+            assert loader.state_dict()["next_batch"] == given
+        stats = loader.stats()
+    assert (stats["samples"], stats["batches"]) == (6, 3)
+    assert set(stats["workers"]) == {"read_s", "make_s", "idle_s"}
+
+
+def test_damage_is_counted_once_however_many_workers(tmp_path) -> None:
+    rows = [{"__key__": str(n), "a.cls": b"x" if n in (4, 5, 11) else b"1"} for n in range(12)]
+    with Loader(rows, batch_size=2, on_error="skip", workers=3) as loader:
+        assert [batch["__key__"] for batch in loader] == [
+            ["0", "1"],
+            ["2", "3"],
+            ["6", "7"],
+            ["8", "9"],
+            ["10"],
+        ]
+        assert loader.stats()["skipped"] == 3
+    folder = Path(write_shards(tmp_path / "x", 2, 20))
+    data = bytearray((folder / "x-1-0.tar").read_bytes())
+    data[9 * 2048 + 1024 + 150] ^= 0xFF
+    (folder / "x-1-0.tar").unlink()
+    (folder / "x-1-0.tar.gz").write_bytes(gzip.compress(data))
+    with Loader(
+        str(folder), batch_size=4, on_error="skip", workers=3, cache_dir=str(tmp_path / "c")
+    ) as loader:
+        assert sorted(key for batch in loader for key in batch["__key__"]) == keys(19)
+        assert loader.stats()["skipped"] == 1
+
+
+# --- errors
+
+
+def test_an_error_comes_typed_in_its_place_with_the_workers_traceback() -> None:
+    rows = [{"__key__": str(n), "a.cls": b"x" if n == 9 else b"1"} for n in range(12)]
+    with Loader(rows, batch_size=2, workers=2) as loader:
+        found = []
+        with pytest.raises(CodecError) as caught:
+            found.extend(batch["__key__"] for batch in loader)
+        assert caught.value.key == "9"
+        assert "in worker 0" in caught.value.__notes__[-1]
+        assert "decode" in caught.value.__notes__[-1]
+        assert len(found) == loader.state_dict()["next_batch"] == 4
+        assert len(pids(loader)) == 2  # they are alive and go on
+        with pytest.raises(CodecError):
+            list(loader)
+
+
+class Odd(Exception):
+    """An error that cannot be pickled."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def test_an_error_that_cannot_travel_is_told_in_its_words() -> None:
+    def fails(_sample: dict) -> None:
+        raise Odd(1, 2)
+
+    def eof(_sample: dict) -> None:
+        raise EOFError("mine")
+
+    with (
+        Loader(ROWS, batch_size=2, workers=1, transform=fails) as loader,
+        pytest.raises(UserCodeError) as caught,
+    ):
+        list(loader)
+    assert caught.value.message == "Odd: 1 and 2"
+    assert "raise Odd(1, 2)" in caught.value.__notes__[-1]
+    with (
+        Loader(ROWS, batch_size=2, workers=1, transform=eof) as loader,
+        pytest.raises(EOFError, match="mine"),
+    ):
+        list(loader)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "signal 9 .SIGKILL.*dmesg"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "signal 11 .SIGSEGV.*workers=0"),
+        (lambda: os._exit(3), "exit code 3"),
+    ],
+)
+def test_a_worker_that_dies_is_an_error_that_says_how_and_where(tmp_path, end, words) -> None:
+    folder = write_shards(tmp_path / "x", 2, 20)
+
+    def dies(sample: dict) -> dict:
+        if sample["n.index"] == 13:
+            end()
+        return sample
+
+    with Loader(folder, batch_size=2, workers=2, transform=dies) as loader:
+        with pytest.raises(WorkerDied, match=words) as caught:
+            list(loader)
+        assert caught.value.url == f"{folder}/x-1-0.tar"
+        assert caught.value.key == "000013"
+        assert caught.value.code == 41
+        assert pids(loader) == []
+
+
+def test_after_a_death_the_next_iter_goes_on_with_new_workers() -> None:
+    rows = [row(number) for number in range(4000)]
+    with Loader(rows, batch_size=2, workers=2) as loader:
+        iterator = iter(loader)
+        first = [next(iterator)["__key__"] for _ in range(3)]
+        before = pids(loader)
+        os.kill(before[1], signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            first.extend(batch["__key__"] for batch in iterator)
+        gone(before)
+        state = loader.state_dict()
+        with Loader(rows, batch_size=2, workers=1) as other:
+            other.load_state_dict(state)
+            rest = [batch["__key__"] for batch in other]
+        assert sum(1 for _ in loader) == 2000  # the next epoch, by new workers
+    assert [key for batch in first + rest for key in batch] == keys(4000)
+
+
+def test_a_worker_that_hangs_is_told_and_then_an_error(monkeypatch, caplog) -> None:
+    monkeypatch.setattr("wlshard.workers.crew.LEAST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("wlshard.workers.crew.TELL_S", 0.05)
+    rows = [row(number) for number in range(4000)]
+    with Loader(rows, batch_size=2, workers=2, timeout_s=0) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        stopped = pids(loader)
+        os.kill(stopped[0], signal.SIGSTOP)
+        with pytest.raises(WorkerDied, match="gave nothing for"):
+            list(iterator)
+        gone(stopped)
+    assert f"waiting for worker 0 (process {stopped[0]})" in caplog.text
+
+
+# --- lifetime
+
+
+def test_close_ends_the_workers_and_may_come_twice_and_during_an_epoch() -> None:
+    loader = Loader(ROWS, batch_size=2, workers=2)
+    iterator = iter(loader)
+    next(iterator)
+    started = pids(loader)
+    assert all(map(lives, started))
+    loader.close()
+    loader.close()
+    assert not any(map(lives, started))
+    with pytest.raises(UsageError, match="closed"):
+        next(iterator)
+
+
+def test_a_worker_busy_in_user_code_does_not_hold_up_close(tmp_path) -> None:
+    wait = os.pipe()
+
+    def hangs(sample: dict) -> dict:
+        if sample["n.index"] == 10:
+            os.read(wait[0], 1)
+        return sample
+
+    with Loader(ROWS, batch_size=2, workers=2, transform=hangs) as loader:
+        next(iter(loader))
+    for end in wait:
+        os.close(end)
+
+
+def test_nothing_is_started_before_first_use_and_workers_stay_from_epoch_to_epoch() -> None:
+    with Loader(ROWS, batch_size=2, workers=2) as loader:
+        assert len(loader) == 20
+        assert pids(loader) == []
+        list(loader)
+        first = pids(loader)
+        for _ in loader:
+            break
+        list(loader)
+        assert pids(loader) == first
+
+
+def test_loaders_that_come_and_go_leave_nothing(tmp_path) -> None:
+    folder = write_shards(tmp_path / "x", 1, 8)
+    fds = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with Loader(folder, batch_size=2, workers=2) as loader:
+            next(iter(loader))
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": -1}, "workers=-1"),
+        ({"workers": "2"}, "workers='2'"),
+        ({"workers": 2, "start_method": "thread"}, "start_method='thread'"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_at_once(options, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        Loader(ROWS, **options)
+
+
+def test_memory_shards_are_for_one_process(memory_url) -> None:
+    fill_pool(memory_url, range(10))
+    with (
+        Loader(memory_url, batch_size=2, workers=1) as loader,
+        pytest.raises(UsageError, match="one process"),
+    ):
+        list(loader)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"transform": lambda sample: sample}, "transform"),
+        ({"collate_fn": lambda samples: samples}, "collate_fn"),
+        ({"batch_transform": [None, lambda column: column]}, "batch_transform"),
+        ({"source": [{"x": lambda: 0}]}, "source"),
+    ],
+)
+def test_what_cannot_be_sent_to_a_spawned_worker_is_named(options, name) -> None:
+    source = options.pop("source", ROWS)
+    with (
+        Loader(source, batch_size=2, workers=1, start_method="spawn", **options) as loader,
+        pytest.raises(UsageError, match=f"^{name}="),
+    ):
+        list(loader)

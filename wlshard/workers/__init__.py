@@ -1,0 +1,1 @@
+"""Worker processes, and batches in memory that they share with their parent."""

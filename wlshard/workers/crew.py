@@ -1,0 +1,281 @@
+"""All workers of a loader: started at the first epoch, told what to do at each, ended by `close`."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NoReturn
+
+from wlshard import clock
+from wlshard.errors import UsageError
+from wlshard.stream.data import Data
+from wlshard.stream.epoch import Epoch, Plan
+from wlshard.stream.recipe import Recipe, Step
+from wlshard.workers import wire
+from wlshard.workers.main import Begin, Ended, Made, Start, main
+from wlshard.workers.worker import LAST_S, Worker
+
+log = logging.getLogger(__name__)
+
+TELL_S = 30.0  # who has waited this long for a worker says so, then at twice, four times, … that
+LEAST_TIMEOUT_S = 10.0  # a first batch may take so long without anything being wrong
+WORKER_BYTES = 2**23  # what a forked worker has of its own beside its data
+
+# The parent's ends of all wires. A forked child must not keep them: a worker would never see them closed.
+_ends: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _close_ends() -> None:
+    for end in list(_ends):
+        end.close()
+
+
+os.register_at_fork(after_in_child=_close_ends)
+
+
+class Crew:
+    """The workers of one loader; one epoch at a time. After an error they are gone, and started anew."""
+
+    def __init__(self, recipe: Recipe, workers: int, start_method: str, timeout_s: float) -> None:
+        if sys.platform != "linux":
+            raise UsageError("worker processes need Linux: use workers=0")
+        self._recipe = recipe
+        self._count = workers
+        self._start_method = start_method
+        self._timeout_s = max(timeout_s, LEAST_TIMEOUT_S)
+        self._workers: list[Worker] = []
+        self._process = 0  # that they are children of
+        self._poll = select.poll()
+        self._by_fd: dict[int, Worker] = {}
+        self._slots_left = 0
+        self._spent_before = [0.0, 0.0, 0.0]  # by workers that are gone
+        self.turn = 0
+
+    def begin(self, data: Data, plan: Plan) -> Shift:
+        """Let the workers begin an epoch, or the rest of one; starts them if they are not there."""
+        if any(name.startswith("memory:") for name in data.names):
+            raise UsageError(
+                "memory:// is seen by one process only: use workers=0, or put the data elsewhere"
+            )
+        if data.counts is None and self._count > 1:
+            log.warning(
+                "these samples can only be streamed: one of the %d workers makes all batches", self._count
+            )
+        if self._process != os.getpid():
+            self._leave_to_parent()
+        plan = replace(plan, workers=self._count if data.counts is not None else 1)
+        self.turn += 1
+        try:
+            self._start(data, plan.workers)
+            for worker in self._workers[: plan.workers]:
+                known, worker.data = worker.data is data, data
+                worker.tell(Begin(self.turn, plan, None if known else data))
+        except BaseException:
+            self.close()
+            raise
+        return Shift(self, data, plan)
+
+    def take(self, number: int) -> tuple[Step | Ended, float]:
+        """Give the next word of a worker, and how long it was waited for. WorkerDied."""
+        if self._process != os.getpid():
+            raise UsageError(
+                "this process was forked while an iterator of the loader was in use: begin a new one"
+            )
+        if not self._workers:
+            raise UsageError("this loader was closed while an iterator of it was in use")
+        worker = self._workers[number]
+        try:
+            for one in self._workers:
+                self._slots_left += one.leave_slots()
+            waited_s = 0.0 if worker.inbox else self._wait(worker)
+            return worker.give(), waited_s
+        except BaseException:  # ^C too: a word may have been lost half-way
+            self.close()
+            raise
+
+    def stop(self, turn: int) -> None:
+        """End a turn, if it is under way; what still comes of it is dropped."""
+        if turn == self.turn and self._process == os.getpid():
+            self.turn += 1
+            for worker in self._workers:
+                worker.forget_turn()
+                worker.tell(None)
+
+    def close(self) -> None:
+        """End all workers; what they have not ended of within a second is killed. May be called twice."""
+        if self._process != os.getpid():
+            self._leave_to_parent()
+        workers, self._workers = self._workers, []
+        self._by_fd, self._poll = {}, select.poll()
+        with _uninterrupted():
+            for worker in workers:
+                self._spent_before = [
+                    sum(both) for both in zip(self._spent_before, worker.spent_s, strict=True)
+                ]
+                worker.hang_up()
+            until = clock.monotonic() + LAST_S
+            for worker in workers:
+                worker.end_by(until - clock.monotonic())
+
+    def stats(self) -> dict[str, Any]:
+        """Give what is special about workers; `*_s` are sums over all of them."""
+        spent = zip(self._spent_before, *(worker.spent_s for worker in self._workers), strict=True)
+        read, make, idle = map(sum, spent)
+        return {
+            "ready": sum(
+                len(word.steps) for w in self._workers for word in w.inbox if isinstance(word, Made)
+            ),
+            "slots_left": self._slots_left,
+            "workers": {"read_s": read, "make_s": make, "idle_s": idle},
+        }
+
+    def damage(self) -> int:
+        """Count the faults gone past in streams, which each worker meets by itself."""
+        return max((worker.damage for worker in self._workers), default=0)
+
+    def slot_bytes(self) -> int:
+        """Give the bytes of the largest slot."""
+        return max((worker.slot_bytes() for worker in self._workers), default=0)
+
+    def _start(self, data: Data, count: int) -> None:
+        if multiprocessing.current_process().daemon and len(self._workers) < count:
+            raise UsageError("a worker of another loader may not start workers: use workers=0 there")
+        self._process = os.getpid()
+        # Asked for by a thread, a death signal would come at that thread's end.
+        here = threading.current_thread() is threading.main_thread()
+        follows = here and self._start_method != "forkserver"
+        with _uninterrupted(), warnings.catch_warnings():
+            # Python warns of fork beside threads; whoever fears that has start_method=.
+            warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
+            for number in range(len(self._workers), count):
+                worker = self._start_one(Start(number, os.getpid(), follows, self._recipe, data))
+                self._workers.append(worker)
+                for fd in (worker.end.fileno(), worker.pidfd):
+                    self._by_fd[fd] = worker
+                    self._poll.register(fd, select.POLLIN)
+
+    def _start_one(self, start: Start) -> Worker:
+        ours, theirs = wire.pair()
+        _ends.add(ours)
+        context = multiprocessing.get_context(self._start_method)
+        name = f"wlshard worker {start.number}"
+        try:
+            process = context.Process(target=main, args=(theirs, start), name=name, daemon=True)  # type: ignore[attr-defined]
+            process.start()
+            return Worker(start.number, process, ours, start.data)
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, pickle.PicklingError | AttributeError | TypeError):
+                self._refuse_unpicklable(start)
+            raise
+        finally:
+            theirs.close()
+
+    def _refuse_unpicklable(self, start: Start) -> None:
+        """Name the argument that cannot be sent to another process."""
+        given = [(field.name, getattr(start.recipe, field.name)) for field in fields(Recipe)]
+        for name, value in [*given, ("source", start.data)]:
+            try:
+                ForkingPickler.dumps(value)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise UsageError(
+                    f"{name}= cannot be sent to workers by start_method={self._start_method!r} ({error}): "
+                    'define it at the top level of a module, or use start_method="fork"'
+                ) from error
+
+    def _wait(self, worker: Worker) -> float:
+        began, waited, tell = clock.monotonic(), 0.0, TELL_S
+        while not worker.inbox:
+            for fd, _ in self._poll.poll(1000 * (min(tell, self._timeout_s) - waited) + 1):
+                self._hear(self._by_fd[fd], ended=fd == self._by_fd[fd].pidfd)
+            waited = clock.monotonic() - began
+            if not worker.inbox and waited >= self._timeout_s:
+                raise worker.hangs(waited)
+            if not worker.inbox and waited >= tell:
+                log.warning(
+                    "waiting for worker %d (process %d) for %.0f s", worker.number, worker.pid, waited
+                )
+                tell *= 2
+        return waited
+
+    def _hear(self, worker: Worker, *, ended: bool) -> None:
+        try:
+            worker.hear(self.turn)
+        except wire.Gone:
+            ended = True
+        if ended:
+            raise worker.died()
+
+    def _leave_to_parent(self) -> None:
+        """Forget workers that are another process's, which was forked to make this one."""
+        for worker in self._workers:
+            worker.forget()
+        self._workers, self._by_fd, self._poll = [], {}, select.poll()
+        self._process = os.getpid()
+
+
+class Shift:
+    """An epoch that a crew makes: a `stream.course.Run`. Steps are taken from the worker whose they are."""
+
+    def __init__(self, crew: Crew, data: Data, plan: Plan) -> None:
+        self.data = data
+        self.plan = plan
+        self.waited_s = 0.0
+        self._crew = crew
+        self._turn = crew.turn
+        self._given = 0
+        self._epoch = Epoch(data, plan, _never)  # for its arithmetic
+
+    def step(self) -> Step | None:
+        """Give the next step; None behind the last. WorkerDied, or what a worker raised."""
+        share = self._epoch.share
+        if share is not None and self._given == share.steps:
+            return None
+        found, waited_s = self._crew.take(self._epoch.worker_of(self._given) if share else 0)
+        self.waited_s += waited_s
+        if isinstance(found, Ended):
+            if found.error is not None:
+                raise found.error
+            return None
+        self._given += 1
+        return found
+
+    def announced_bytes(self) -> int | None:
+        """Give the bytes that all workers hold at most, slots included; None where sizes are not known."""
+        each = self._epoch.announced_bytes()
+        if each is None:
+            return None
+        # Two slots more are in the consumer's hands.
+        slots = (self.plan.workers + 1) * self._crew.slot_bytes()
+        return self.plan.workers * (each + WORKER_BYTES) + slots
+
+    def close(self) -> None:
+        self._crew.stop(self._turn)
+        self.data.skipped.faults = max(self.data.skipped.faults, self._crew.damage())
+
+
+def _never(*_: object) -> NoReturn:
+    raise AssertionError("workers make the steps")
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let ^C wait for the end of the block; a process started in it begins deaf to ^C."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,204 @@
+"""The worker's side of the ring: batches are laid into slots, which the parent maps too."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import sys
+import weakref
+from collections import deque
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wlshard.stream.recipe import Step
+from wlshard.workers.memory import Bytes, Memory, shared_file
+
+SLOTS = 2  # of a worker: one is filled while the other is at the consumer's
+ALIGN_BYTES = 64
+HEAD_BYTES = 1 << 13  # what of a batch is no array travels with the message up to here, else in the slot
+_NONE = np.empty(0, np.uint8)
+
+
+class Packed(NamedTuple):
+    """A step as it travels: pickled but for its arrays, which lie in the slot at (offset, bytes).
+
+    `head` None: it is the last of those itself.
+    """
+
+    head: bytes | None
+    places: list[tuple[int, int]]
+    samples: int
+    padded: int
+    skipped: int
+
+
+class Slot:
+    """Shared memory that holds one message's steps. Numbers are never used again."""
+
+    def __init__(self, number: int, size: int) -> None:
+        self.number = number
+        self.size = size
+        self.fd = shared_file(size) if size else -1  # until it has been sent
+        self.known = False  # to the parent
+        self.memory = Memory(self.fd, size) if size else None
+        self.looked_at: weakref.ref[Bytes] | None = None
+
+    def whole(self) -> Bytes:
+        """Give its bytes, and remember who looks at them."""
+        if self.memory is None:
+            return _NONE
+        whole = self.memory.whole()
+        self.looked_at = weakref.ref(whole)
+        return whole
+
+    def close(self) -> None:
+        """Close the descriptor; the mapping does without."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing in this process, such as a transform, has kept an array in it."""
+        return self.looked_at is None or self.looked_at() is None
+
+
+class Slots:
+    """All slots of a worker: made as they are needed, as large as the largest batch so far."""
+
+    def __init__(self) -> None:
+        self._idle: deque[Slot] = deque()
+        self._away: dict[int, Slot] = {}  # at the parent's
+        self._made = 0
+        self._size = 0
+        self.dropped: list[int] = []  # the parent is still to be told
+
+    def take(self) -> Slot | None:
+        """Give a slot to fill, None if all are at the parent's."""
+        while self._idle:
+            slot = self._idle.pop()
+            if slot.size >= self._size and slot.is_idle():
+                return slot
+            self.drop(slot)
+        return None if len(self._away) >= SLOTS else self.new(self._size)
+
+    def new(self, size: int) -> Slot:
+        """Make a slot of at least this size; later ones will be as large."""
+        step = max(1 << 16, 1 << max(0, size.bit_length() - 4))
+        self._size = max(self._size, -(-size // step) * step)
+        self._made += 1
+        return Slot(self._made, self._size)
+
+    def keep(self, slot: Slot) -> None:
+        """Take back a slot that was not used after all."""
+        self._idle.append(slot)
+
+    def drop(self, slot: Slot) -> None:
+        """Give up a slot that is here."""
+        if slot.known:
+            self.dropped.append(slot.number)
+        slot.close()
+
+    def sent(self, slot: Slot) -> None:
+        """Take note that the parent has a slot now."""
+        slot.close()
+        slot.known = True
+        self.dropped = []
+        self._away[slot.number] = slot
+
+    def back(self, number: int, *, left: bool = False) -> None:
+        """Take a slot back; one that is `left` to the consumer is forgotten."""
+        slot = self._away.pop(number, None)
+        if slot is not None and not left:
+            self._idle.append(slot)
+
+
+class Filling:
+    """Steps on their way into a slot; one that does not fit moves all to a larger one."""
+
+    def __init__(self, slots: Slots, slot: Slot) -> None:
+        self._slots = slots
+        self.slot = slot
+        self._whole = slot.whole()
+        self.used = 0
+        self.packed: list[Packed] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Give memory for an array, in the slot if it has room."""
+        dtype = np.dtype(dtype)
+        size = prod(shape) * dtype.itemsize
+        if not size or dtype.hasobject or self.used + size > self.slot.size:
+            return np.empty(shape, dtype)
+        return np.ndarray(shape, dtype, self._whole, self._room(size))
+
+    def add(self, step: Step) -> None:
+        """Lay in what does not lie there already."""
+        buffers: list[pickle.PickleBuffer] = []
+        head = _dumps(step.value, buffers)
+        if len(head) > HEAD_BYTES:
+            buffers.append(pickle.PickleBuffer(head))
+        parts = [np.frombuffer(raw, np.uint8) if (raw := one.raw()).nbytes else _NONE for one in buffers]
+        places = [self._place(part) for part in parts]
+        missing = sum(_aligned(part.size) for part, place in zip(parts, places, strict=True) if place < 0)
+        if self.used + missing > self.slot.size:
+            self._grow(self.used + missing)
+        for number, part in enumerate(parts):
+            if places[number] < 0:
+                places[number] = at = self._room(part.size)
+                self._whole[at : at + part.size] = part
+        found = [(place, part.size) for place, part in zip(places, parts, strict=True)]
+        inline = None if len(head) > HEAD_BYTES else head
+        self.packed.append(Packed(inline, found, step.samples, step.padded, step.skipped))
+
+    def done(self) -> Slot:
+        """Let go of the slot's memory."""
+        self._whole = _NONE
+        return self.slot
+
+    def _place(self, part: Bytes) -> int:
+        """Tell where in the slot an array lies; -1 if it does not."""
+        if not part.size:
+            return 0
+        at = _address(part) - _address(self._whole) if self._whole.size else -1
+        return at if 0 <= at < self._whole.size else -1
+
+    def _room(self, size: int) -> int:
+        at, self.used = self.used, self.used + _aligned(size)
+        return at
+
+    def _grow(self, size: int) -> None:
+        old, before = self._whole, self.slot
+        self.slot = self._slots.new(size)
+        self._whole = self.slot.whole()
+        self._whole[: self.used] = old[: self.used]
+        self._slots.drop(before)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGN_BYTES) * ALIGN_BYTES
+
+
+def _address(array: Bytes) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+class _Pickler(pickle.Pickler):
+    """Hands over torch's tensors as arrays: their own way is a copy through a file's format."""
+
+    def reducer_override(self, value: Any) -> Any:
+        torch = sys.modules.get("torch")  # never imported here: who has tensors has imported it
+        if torch is None or type(value) is not torch.Tensor:
+            return NotImplemented
+        try:
+            return torch.from_numpy, (value.numpy(),)
+        except (TypeError, RuntimeError):  # what numpy does not have: bfloat16, gradients, other devices
+            return NotImplemented
+
+
+def _dumps(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
+    out = io.BytesIO()
+    _Pickler(out, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append).dump(value)
+    return out.getvalue()
