@@ -92,7 +92,8 @@ def _run(function: Callable[[Any], Any], transform: Transform, taken: _Taken) ->
                 told = f"yielded {type(result).__name__}" + " without __key__" * isinstance(result, Mapping)
                 raise UserCodeError(f"{where()} {told}: yield samples, each with its own __key__")
             came = taken.last or {}
-            samples = transform.made(taken.origin(result), result)
+            lazy = taken.origin(result)
+            samples = transform.made(lazy, result, result[KEY], lazy.get(URL))
             yield taken.made([encoded(sample, came) for sample in samples])
         yield from taken.finish()
     except WlshardError as error:

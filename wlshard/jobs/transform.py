@@ -59,6 +59,7 @@ class Transform:
 
     def __init__(self, recipe: Recipe) -> None:
         self._images = recipe.images
+        self._told = user_code("the code")
         precode, self._code = _codes(recipe)
         self.names = names_for(*precode, *filter(None, [self._code]))
         for code in precode:
@@ -72,13 +73,12 @@ class Transform:
         Takes the sample over. UserCodeError with the code's traceback, CodecError; each with key and url.
         """
         lazy = LazySample(sample, self._images)
-        return self.made(lazy, lazy)
+        return self.made(lazy, lazy, sample[KEY], sample[URL])
 
-    def made(self, lazy: LazySample, given: Mapping[str, Any]) -> list[Sample]:
+    def made(self, lazy: LazySample, given: Mapping[str, Any], key: str, url: str | None) -> list[Sample]:
         """Do so with `given`, the sample itself or what was made of it."""
-        key, url = given[KEY], lazy.get(URL)
         try:
-            with user_code("the code"):
+            with self._told:
                 result = self._run(given)
                 if result is lazy:
                     return [as_stored(lazy)]

@@ -54,10 +54,11 @@ def encode_sample(key: object, sample: Sample, *, lasting: bool = False) -> Memb
         elif type(payload) is not bytes:
             payload = _encode(field, payload, name, member)
         size = len(payload)
-        header = member_header(member, size)
-        located.append((field, at + len(header), size, member))
-        parts += (header, payload, _FILL[-size % BLOCK])
-        at += len(header) + size + -size % BLOCK
+        header, fill = member_header(member, size), -size % BLOCK
+        at += len(header)
+        located.append((field, at, size, member))
+        parts += (header, payload, _FILL[fill])
+        at += size + fill
         if size >= LARGE_BYTES:
             large = True
             urgent = urgent or not (lasting and (type(payload) is bytes or payload.readonly))

