@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -59,26 +59,34 @@ def sources(source: str | None, retry: str | None) -> tuple[list[str], dict[str,
 
 
 def do_jobs(
-    name: str, jobs: list[ShardJob], *, parallel: int, engine: str, output: str, ledger: str | None,
-    max_member_bytes: int, as_json: bool, every: int | None = None, verbose: bool = False,
-    quiet: bool = False, **how: Any,
+    name: str, plan: Callable[[], list[ShardJob]], *, parallel: int, engine: str, output: str,
+    ledger: str | None, max_member_bytes: int, as_json: bool, every: int | None = None,
+    verbose: bool = False, quiet: bool = False, in_process: bool = True, **how: Any,
 ) -> int:  # fmt: skip
-    """Run jobs, keep the ledger, show progress, tell the totals; give the exit code."""
-    from wlshard import clock
-    from wlshard.jobs.each import Done
-    from wlshard.jobs.ledger import append, ledger_name
-    from wlshard.jobs.plan import left_to_do, run_jobs
+    """Plan jobs and run them, keep the ledger, show progress, tell the totals; give the exit code.
 
-    start, total = clock.monotonic(), Done()
-    todo = [replace(job, max_member_bytes=max_member_bytes) for job in left_to_do(jobs)]
-    ledger = ledger or ledger_name(output)
-    if jobs[0].force and os.path.exists(ledger):
-        os.unlink(ledger)
-    with _shown(every, verbose=verbose, quiet=quiet) as (heard, done):
-        for one in run_jobs(todo, parallel=parallel, engine=engine, heard=heard, **how):
-            append(ledger, one.failed)
-            total.add(one)
-            done(total)
+    in_process: a single process need be none but this.
+    """
+    from wlshard import clock
+    from wlshard.jobs.engine import open_engine
+
+    start = clock.monotonic()
+    alone = parallel == 1 and in_process
+    with nullcontext() if alone else open_engine(engine, parallel) as processes:  # they start while we plan
+        from wlshard.jobs.each import Done
+        from wlshard.jobs.ledger import append, ledger_name
+        from wlshard.jobs.plan import left_to_do, run_jobs
+
+        total, jobs = Done(), plan()
+        todo = [replace(job, max_member_bytes=max_member_bytes) for job in left_to_do(jobs)]
+        ledger = ledger or ledger_name(output)
+        if jobs[0].force and os.path.exists(ledger):
+            os.unlink(ledger)
+        with _shown(every, verbose=verbose, quiet=quiet) as (heard, done):
+            for one in run_jobs(todo, processes, heard=heard, **how):
+                append(ledger, one.failed)
+                total.add(one)
+                done(total)
     result = {
         "read": total.read, "written": total.written, "dropped": total.dropped, "failed": len(total.failed),
         "faults": total.faults, "shards": total.shards, "already_done": len(jobs) - len(todo),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wlshard.cli.each import ON_ERROR, do_jobs, each_options, sources
 from wlshard.cli.entry import command
 from wlshard.cli.options import COUNT
+
+if TYPE_CHECKING:
+    from wlshard.jobs.each import ShardJob
 
 
 @command(
@@ -72,16 +75,19 @@ def main(
     IN: shards in any form, a pool, or - for stdin. With -P n and many shards each process does one at a time;
     run again, it does those that are missing. The output does not depend on -P.
     """
-    from wlshard.jobs.map import map_jobs
-    from wlshard.jobs.transform import Recipe
-
     del ordered
-    decode = False if images == "none" else images
-    recipe = Recipe(code=code, file=file, precode=precode, pipeline=pipeline, images=decode)
-    inputs, keys = sources(source, retry)
-    policy: Any = ON_ERROR[on_error]
-    jobs = map_jobs(inputs, output, recipe, on_error=policy, stop=only, keys=keys, force=force)
-    return do_jobs("wl-map", jobs, output=output, every=every, **how)
+
+    def plan() -> list[ShardJob]:
+        from wlshard.jobs.map import map_jobs
+        from wlshard.jobs.transform import Recipe
+
+        decode = False if images == "none" else images
+        recipe = Recipe(code=code, file=file, precode=precode, pipeline=pipeline, images=decode)
+        inputs, keys = sources(source, retry)
+        policy: Any = ON_ERROR[on_error]
+        return map_jobs(inputs, output, recipe, on_error=policy, stop=only, keys=keys, force=force)
+
+    return do_jobs("wl-map", plan, output=output, every=every, **how)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wlshard.cli.each import ON_ERROR, do_jobs, each_options, sources
 from wlshard.cli.entry import command
 from wlshard.cli.options import listed
+
+if TYPE_CHECKING:
+    from wlshard.jobs.each import ShardJob
+
+CHUNK_SAMPLES = 16  # a command takes a millisecond at least, and may take minutes
 
 
 def _range(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int | None]:
@@ -87,17 +92,19 @@ def main(
     IN: shards in any form, a pool, or - for stdin. With -P n and many shards each process does one at a time;
     run again, it does those that are missing. The output does not depend on -P.
     """
-    from wlshard.jobs.command import Order
-    from wlshard.jobs.xargs import CHUNK_SAMPLES, xargs_jobs
 
-    inputs, keys = sources(source, retry)
-    policy: Any = ON_ERROR[on_error]
-    start, stop = span
-    order = {"command": shell, **order}
-    which: Any = {"start": start, "stop": stop, "keys": keys}
-    jobs = xargs_jobs(inputs, output, Order(**order), on_error=policy, force=force, **which)
+    def plan() -> list[ShardJob]:
+        from wlshard.jobs.command import Order
+        from wlshard.jobs.xargs import xargs_jobs
+
+        inputs, keys = sources(source, retry)
+        policy: Any = ON_ERROR[on_error]
+        which: Any = {"start": span[0], "stop": span[1], "keys": keys}
+        made = Order(command=shell, **order)
+        return xargs_jobs(inputs, output, made, on_error=policy, force=force, **which)
+
     return do_jobs(
-        "wl-xargs", jobs, parallel=parallel, engine=engine, output=output, ledger=ledger,
+        "wl-xargs", plan, parallel=parallel, engine=engine, output=output, ledger=ledger,
         max_member_bytes=max_member_bytes, as_json=as_json, verbose=verbose, quiet=quiet,
         chunk_samples=CHUNK_SAMPLES, in_process=False,
     )  # fmt: skip

@@ -1,12 +1,11 @@
 """A generator's process: `python -m wlshard.jobs.child`, started and watched by `supervise`.
 
-Its stdin brings the job as a line of JSON, and then nothing: its end tells that the parent is gone. On its
-stdout it tells its progress, a line of JSON each; what the user's code prints goes to stderr.
+Its stdin brings the job, and then nothing: its end tells that the parent is gone. On its stdout it tells its
+progress, a frame each; what the user's code prints goes to stderr.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -19,8 +18,10 @@ from typing import Any, NoReturn
 
 from wlshard import clock
 from wlshard.errors import UserCodeError, WlshardError
+from wlshard.jobs.frames import Frames, send
 from wlshard.jobs.generate import run_job
 from wlshard.jobs.job import Job, Progress
+from wlshard.jobs.process import take_pipes
 from wlshard.jobs.stopping import Stopped
 from wlshard.jobs.usercode import load
 
@@ -31,9 +32,11 @@ LINGER_S = 2.0  # for the user's threads to end once the job has: nobody asked t
 
 def main() -> int:
     """Do the job; give the exit code."""
-    control, status = _take_pipes()
-    with open(control, "rb", buffering=0, closefd=False) as lines:
-        job = Job(**json.loads(lines.readline()))
+    control, status = take_pipes()
+    told = Frames(control).next()
+    if told is None:
+        return 0  # the parent is gone already
+    job = Job(**told[0])
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
     orphaned = threading.Event()
@@ -57,15 +60,6 @@ def main() -> int:
         if orphaned.is_set():
             os.killpg(0, signal.SIGKILL)
     return 0
-
-
-def _take_pipes() -> tuple[int, int]:
-    """Move the two pipes out of the way of the user's code and of the programs it starts."""
-    control, status = os.dup(0), os.dup(1)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-    return control, status
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -115,10 +109,8 @@ class _Telling:
             self.line(asdict(self._latest))
 
     def line(self, content: dict[str, Any]) -> None:
-        data = memoryview(json.dumps(content).encode() + b"\n")
         with suppress(BrokenPipeError):
-            while data:
-                data = data[os.write(self._status, data) :]
+            send(self._status, content)
 
 
 if __name__ == "__main__":

@@ -16,18 +16,17 @@ CHUNK_BYTES = 1 << 20
 AHEAD = 2  # chunks on their way for each process: one that is done, one to be done next
 
 
-def run_chunked(job: ShardJob, engine: Engine, parallel: int, chunk_samples: int, heard: Heard) -> Done:
+def run_chunked(job: ShardJob, engine: Engine, chunk_samples: int, heard: Heard) -> Done:
     """Do a job with the engine's processes applying the function; output and errors are those of one.
 
-    Reads and writes here. Holds up to 2 · parallel + 1 chunks of `chunk_samples` or 1 MiB, and their results.
+    Reads and writes here. Holds two chunks a process and one more, each of `chunk_samples` or 1 MiB, and what
+    became of them.
     """
     tally = Tally()
-    return write(job, _made(job, engine, parallel, chunk_samples, selected(job, tally)), tally, heard)
+    return write(job, _made(job, engine, chunk_samples, selected(job, tally)), tally, heard)
 
 
-def _made(
-    job: ShardJob, engine: Engine, parallel: int, most: int, samples: Iterable[Numbered]
-) -> Iterator[Made]:
+def _made(job: ShardJob, engine: Engine, most: int, samples: Iterable[Numbered]) -> Iterator[Made]:
     sent: list[list[Numbered]] = []
 
     def tasks() -> Iterator[Task]:
@@ -35,7 +34,7 @@ def _made(
             sent.append(chunk)
             yield _task(job, chunk)
 
-    for answer in engine.run(tasks(), ahead=AHEAD * parallel):
+    for answer in engine.run(tasks(), ahead=AHEAD * engine.parallel):
         yield from _unpacked(sent.pop(0), answer)
 
 

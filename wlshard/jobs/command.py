@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,14 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wlshard import clock
 from wlshard.errors import GroupingError, UsageError, UserCodeError
 from wlshard.jobs.folders import emptied, private_folder
+from wlshard.jobs.process import has_ended
 from wlshard.sample import KEY, URL, Sample
 from wlshard.store.files import errors_of
 
 GRACE_S = 2.0  # from SIGTERM to SIGKILL for a command that we are asked to end
-TICK_S = 0.01
 LOOK_S = 1.0
 NAME_BYTES = 255  # of a file, on Linux
 
@@ -175,24 +173,11 @@ def _run(argv: list[str], environ: dict[bytes, bytes]) -> int:
         raise UsageError(f"cannot run {argv[0]}: {error.strerror}") from error
     with _ended(child):
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        _wait(child)
+        # Not for ever at once: a signal just before a call that blocks is heard when that returns.
+        while not has_ended(child, LOOK_S):
+            pass
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return code if code >= 0 else 128 - code
-
-
-def _wait(child: int) -> None:
-    """Wait until the command has ended. It is not reaped yet, so its group's number is no other's already."""
-    try:
-        fd = os.pidfd_open(child)
-    except OSError:  # an old kernel
-        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-        return
-    try:
-        # Not for ever at once: a signal just before a call that blocks is heard when that returns.
-        while not select.select([fd], [], [], LOOK_S)[0]:
-            pass
-    finally:
-        os.close(fd)
 
 
 @contextmanager
@@ -202,14 +187,8 @@ def _ended(group: int) -> Iterator[None]:
         yield
     except BaseException:
         os.killpg(group, signal.SIGTERM)
-        until = clock.monotonic() + GRACE_S
-        while clock.monotonic() < until and not _is_over(group):
-            clock.sleep(TICK_S)
+        has_ended(group, GRACE_S)
         raise
     finally:
         with suppress(PermissionError):  # somebody else's by now: sudo
             os.killpg(group, signal.SIGKILL)
-
-
-def _is_over(child: int) -> bool:
-    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -32,7 +32,9 @@ class Answer:
 
 
 class Engine(Protocol):
-    """Runs tasks. Enter to have its processes, leave to have none; what runs then is ended in order."""
+    """Runs tasks in `parallel` processes. Enter to have them, leave to have none; what runs then is ended."""
+
+    parallel: int
 
     def run(self, tasks: Iterable[Task], *, ahead: int | None = None) -> Iterator[Answer]:
         """Yield the answers in the order of the tasks, each as soon as those before it are there.

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,26 +13,27 @@ from typing import Self
 from wlshard.errors import WorkerDied
 from wlshard.jobs.engine import Answer, Task, error_of
 from wlshard.jobs.frames import Frames, send
+from wlshard.jobs.process import Process, how_it_ended
 
 GRACE_S = 5.0  # what a process may take to end what it does, once it was asked to
 
 
 class LocalEngine:
-    """`parallel` processes, started as they are needed. See `Engine`.
+    """`parallel` processes: as many as there are processors at once, others as they are needed. See `Engine`.
 
     Leaving the block ends them: SIGTERM, and SIGKILL for who takes longer than five seconds. If this process
     is killed they end by themselves.
     """
 
     def __init__(self, parallel: int) -> None:
-        self._parallel = parallel
+        self.parallel = parallel
         self._idle: list[_Server] = []
         self._servers: list[_Server] = []
         self._lock = threading.Lock()
         self._closing = False
 
     def run(self, tasks: Iterable[Task], *, ahead: int | None = None) -> Iterator[Answer]:
-        threads = ThreadPoolExecutor(self._parallel, thread_name_prefix="wlshard-engine")
+        threads = ThreadPoolExecutor(self.parallel, thread_name_prefix="wlshard-engine")
         pending: deque[Future[Answer]] = deque()
         try:
             for task in tasks:
@@ -71,11 +69,16 @@ class LocalEngine:
             self._closing = True
             servers, self._servers, self._idle = self._servers, [], []
         for server in servers:
-            server.ask()
+            server.process.ask()
         for server in servers:
-            server.close()
+            if not server.process.has_ended(GRACE_S):
+                server.process.kill()
+            server.process.reap()
 
     def __enter__(self) -> Self:
+        for _ in range(min(self.parallel, os.cpu_count() or 1)):
+            self._servers.append(_Server())
+        self._idle += self._servers
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,46 +93,21 @@ def _first(pending: deque[Future[Answer]]) -> Answer:
 
 
 class _Server:
-    """One process and the pipes to it; one thread at a time has it do a task."""
+    """One process; one thread at a time has it do a task."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-P", "-m", "wlshard.jobs.serve"]
-        # Its own session: the terminal's ^C is for us, who end it in order.
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=0
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._to, self._from = self._process.stdin, self._process.stdout
-        self._frames = Frames(self._from.fileno())
+        self.process = Process("wlshard.jobs.serve")
+        self._frames = Frames(self.process.status)
 
     def do(self, task: Task) -> Answer:
         frame = None
         with suppress(BrokenPipeError):
-            send(self._to.fileno(), {"function": task.function, "args": task.args}, task.body)
+            send(self.process.to, {"function": task.function, "args": task.args}, task.body)
             frame = self._frames.next()
         if frame is None:
-            raise WorkerDied(f"a process {_how(self._process.wait())}; see above for what it printed")
+            code = self.process.reap()
+            raise WorkerDied(f"a process {how_it_ended(code)}; see above for what it printed")
         head, body = frame
         if "error" in head:
             raise error_of(head["error"])
         return Answer(head["value"], [body])
-
-    def ask(self) -> None:
-        """Ask it to end what it does."""
-        with suppress(ProcessLookupError):
-            os.kill(self._process.pid, signal.SIGTERM)
-
-    def close(self) -> None:
-        try:
-            self._process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        self._to.close()
-        self._from.close()
-
-
-def _how(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from wlshard.errors import UsageError
 from wlshard.jobs.chunks import run_chunked
 from wlshard.jobs.each import Done, Heard, ShardJob, run_here
-from wlshard.jobs.engine import Task, open_engine
+from wlshard.jobs.engine import Engine, Task
 from wlshard.shards.braces import expand_braces, expand_count
 from wlshard.shards.output import STDOUT, is_there
 from wlshard.shards.packing import compressor
@@ -61,32 +61,27 @@ def left_to_do(jobs: Sequence[ShardJob]) -> list[ShardJob]:
 
 def run_jobs(
     jobs: Sequence[ShardJob],
+    processes: Engine | None,
     *,
-    parallel: int,
-    engine: str = "local",
     chunk_samples: int = 64,
-    in_process: bool = True,
     heard: Heard = lambda _: None,
 ) -> Iterator[Done]:
     """Do the jobs, yielding what each did, in their order, once its output is published.
 
-    Several at a time, each in one process; a single one, or fewer than `parallel`, one after the other with
-    all processes on its samples. in_process: a single process need be none but this. `heard` is told of each
-    sample that is done in or through this process. The first job that fails ends the others.
+    processes: an engine that was entered; None: this process alone. Several at a time, each in one process; a
+    single one, or fewer than there are processes, one after the other with all of them on its samples.
+    `heard` is told of each sample that is done in or through this process. The first job that fails ends the
+    others.
     """
     bound = any(map(_bound_here, jobs))
     stream = any(job.stream for job in jobs)  # has no samples to be given to others
-    if (parallel == 1 and in_process) or (stream and (bound or len(jobs) == 1)):
+    if processes is None or (stream and (bound or len(jobs) == 1)):
         yield from (run_here(job, heard) for job in jobs)
-        return
-    with open_engine(engine, parallel) as processes:
-        if not stream and (bound or len(jobs) < max(parallel, 2)):
-            for job in jobs:
-                yield run_chunked(job, processes, parallel, chunk_samples, heard)
-            return
+    elif not stream and (bound or len(jobs) < max(processes.parallel, 2)):
+        yield from (run_chunked(job, processes, chunk_samples, heard) for job in jobs)
+    else:
         tasks = [Task("wlshard.jobs.each:do_shard", asdict(job)) for job in jobs]
-        for answer in processes.run(tasks):
-            yield Done(**answer.value)
+        yield from (Done(**answer.value) for answer in processes.run(tasks))
 
 
 def _bound_here(job: ShardJob) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeAlias
 from wlshard.errors import WlshardError
 from wlshard.jobs.engine import Answer
 from wlshard.jobs.frames import Frames, send
+from wlshard.jobs.process import take_pipes
 from wlshard.jobs.stopping import Stopped
 
 Frame: TypeAlias = tuple[dict[str, Any], memoryview]
@@ -27,14 +28,12 @@ Frame: TypeAlias = tuple[dict[str, Any], memoryview]
 
 def main() -> int:
     """Serve until stdin ends or SIGTERM comes."""
-    control, status = os.dup(0), os.dup(1)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
+    control, status = take_pipes()
     tasks: SimpleQueue[Frame] = SimpleQueue()
     try:
         signal.signal(signal.SIGTERM, _end)
         threading.Thread(target=_listen, args=(control, tasks), name="wlshard-parent", daemon=True).start()
+        import_module("wlshard.jobs.chunks")  # what tasks need, while the parent still plans the first
         with suppress(BrokenPipeError):
             while True:
                 send(status, *_done(*tasks.get()))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 from wlshard.errors import UserCodeError, WlshardError
 from wlshard.jobs.engine import error_of
+from wlshard.jobs.frames import send
 from wlshard.jobs.job import Job, Progress
+from wlshard.jobs.process import Process, how_it_ended
 from wlshard.jobs.targets import pool_of, published
 from wlshard.pool.buffer import sealed_shards
 
@@ -35,7 +34,7 @@ class Worker:
         self.failures = 0
         self.proven = False
         self.due: float | None = None  # when the next start is, by the monotonic clock
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.error: WlshardError | None = None  # of the last start that told one
         self.told = ""  # the last error that was warned of
         self.retry = True
@@ -52,28 +51,18 @@ class Worker:
         done = self._before.shards, self._before.sealed
         job = replace(self.job, samples=self.left, done=done)
         self.job = replace(self.job, start=self.job.start + 1)
-        command = [sys.executable, "-P", "-m", "wlshard.jobs.child"]
+        # numpy's and torch's threads, unless the user says how many: P times all cores is slower than one
         threads = max(1, (os.cpu_count() or 1) // self.job.workers)
-        self.process = subprocess.Popen(
-            command,
-            # numpy's and torch's threads, unless the user says how many: P times all cores is slower than one
-            env={"OMP_NUM_THREADS": str(threads), **os.environ},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            bufsize=0,
-        )
-        assert self.process.stdin is not None
+        self.process = Process("wlshard.jobs.child", {"OMP_NUM_THREADS": str(threads), **os.environ})
         os.set_blocking(self.status, False)
         with suppress(BrokenPipeError):  # dead already: its end will be seen
-            self.process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
+            send(self.process.to, asdict(job))
 
     @property
     def status(self) -> int:
         """Give the end of the pipe on which the process tells its progress."""
         assert self.process is not None
-        assert self.process.stdout is not None
-        return self.process.stdout.fileno()
+        return self.process.status
 
     def hear(self) -> bool:
         """Take in what the process told; False once it can tell nothing more."""
@@ -86,8 +75,8 @@ class Worker:
                 return False
             *lines, self._unread = (self._unread + data).split(b"\n")
             for line in lines:
-                if line.startswith(b"{"):
-                    self._take(json.loads(line))
+                if line.startswith(b"[{"):
+                    self._take(json.loads(line)[0])
                 else:  # printed by something that runs before us: a sitecustomize, say
                     os.write(2, line + b"\n")
 
@@ -110,31 +99,23 @@ class Worker:
 
     def ask(self) -> None:
         """Ask the process to seal and end."""
-        if self.process is not None:  # os.kill: Popen's own would reap it first if it has ended
-            os.kill(self.process.pid, signal.SIGTERM)
+        if self.process is not None:
+            self.process.ask()
 
     def kill(self) -> None:
         """Kill the process and all of its group."""
         if self.process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
 
     def has_ended(self) -> bool:
         """Tell whether the process has ended, to be settled."""
-        if self.process is None:
-            return False
-        # Not reaped yet: so the number of its group, which settle kills, cannot be another's already.
-        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return self.process is not None and self.process.has_ended()
 
     def reap(self) -> None:
         """Take leave of a process that ended, and of whatever it started."""
         assert self.process is not None
         self.hear()
-        self.kill()
-        self._code = self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            pipe.close()
+        self._code = self.process.reap()
         self.process = None
 
     def settle(self) -> None:
@@ -144,7 +125,7 @@ class Worker:
             self.failures += 1
             if self.error is None:
                 which = f"{self.job.function}, worker {self.job.worker}, start {self.job.start - 1}"
-                how = f"its process {_how(self._code)}; see above for what it printed"
+                how = f"its process {how_it_ended(self._code)}; see above for what it printed"
                 self.error = UserCodeError(f"{which}: {how}")
             self._count_what_is_there()
         self._before, self.latest = self.total(), Progress()
@@ -171,10 +152,3 @@ class Worker:
         if samples > latest.sealed:
             latest.sealed, latest.shards, latest.bytes = samples, shards, size
         latest.generated = max(latest.generated, latest.sealed + latest.dropped)
-
-
-def _how(code: int) -> str:
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    asked = " (asked to by a signal)" if code in (128 + signal.SIGTERM, 128 + signal.SIGINT) else ""
-    return f"ended with exit code {code}{asked}"

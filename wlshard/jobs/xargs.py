@@ -10,7 +10,6 @@ from wlshard.jobs.each import OnError, ShardJob
 from wlshard.jobs.plan import plan
 
 WORK = "wlshard.jobs.command:command"
-CHUNK_SAMPLES = 16  # a command takes a millisecond at least, and may take minutes
 
 
 def xargs_jobs(

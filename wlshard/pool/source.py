@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from wlshard.errors import LostLease, NotFound
-from wlshard.pool.follow import Follower
-from wlshard.pool.names import GENERATION
-from wlshard.pool.pool import Pool
 from wlshard.shards.expand import expand
 from wlshard.shards.output import is_there
+
+if TYPE_CHECKING:  # where shards are named, pools are not loaded: that would take as long as all the rest
+    from wlshard.pool.pool import Pool
 
 # Nothing that looks like this is asked for a pool: one request less where shards lie on a web server.
 _SHARDS = re.compile(r"-|.*(::|[{}*?]|\.(tar|tgz|json|idx)(\.\w+)?$)", re.DOTALL)
@@ -34,10 +35,16 @@ def resolve(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | 
     Looks for wlshard.json where a single name could be a pool's. NotFound, UsageError: as `expand`; NotFound
     for a generation that is not there.
     """
+    if isinstance(source, str | os.PathLike) and _SHARDS.fullmatch(os.fspath(source)):
+        return Resolved(urls=expand(source))
+    from wlshard.pool.names import GENERATION
+    from wlshard.pool.pool import Pool
+
     if isinstance(source, Pool):
         source.require()
         return Resolved(pool=source)
-    if isinstance(source, str | os.PathLike) and not _SHARDS.fullmatch(text := os.fspath(source)):
+    if isinstance(source, str | os.PathLike):
+        text = os.fspath(source)
         if (pool := Pool(text)).exists():
             return Resolved(pool)
         found = GENERATION.fullmatch(text)
@@ -58,6 +65,8 @@ def leased_shards(source: str) -> Iterator[list[str]]:
         return
     if not found.pool.shards(found.generation):
         raise NotFound("this generation holds no samples yet: run wl-rotate, or wait for one", url=source)
+    from wlshard.pool.follow import Follower
+
     reader = Follower(found.pool, found.generation, follow=False, timeout_s=0)
     try:
         manifest = reader.choose()
