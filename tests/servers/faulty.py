@@ -32,6 +32,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do(self) -> None:
+        if self.headers.get("Expect") == "100-continue":
+            self.send_response_only(100)
+            self.end_headers()
         self.payload = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         with self.server.lock:
             self.number = len(self.server.requests)
@@ -180,11 +183,11 @@ def redirects_in_a_circle(handler: Handler) -> bool:
 
 
 def drips(handler: Handler) -> bool:
-    """Bytes come, but hardly."""
+    """Bytes come one by one, and then no more."""
     reply = handler.ask()
-    handler.give(reply, body=reply.body[:10])
-    for at in range(10, 40):
-        time.sleep(0.01)
+    handler.give(reply, body=reply.body[:40])
+    for at in range(40, 60):
+        time.sleep(0.001)
         handler.wfile.write(reply.body[at : at + 1])
         handler.wfile.flush()
     handler.close_connection = True

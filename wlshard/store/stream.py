@@ -21,7 +21,8 @@ Get: TypeAlias = Callable[[int, "int | None", "str | None"], Answer]
 
 _EXTENT = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 _SKIP_BYTES = 1 << 16
-SLOW_BYTES_PER_S = 1 << 10  # on average since the request: less is no progress
+SLOW_BYTES_PER_S = 1 << 10  # while waiting for them: less is no progress
+PROGRESS_BYTES = 1 << 12  # of one answer: fewer are none
 
 
 class Version(NamedTuple):
@@ -68,8 +69,7 @@ class Stream:
         self._get, self._patience = get, patience
         self._answer: Answer | None = None
         self._over = False
-        self.asked_at = clock.monotonic()
-        self.came = 0  # bytes of this answer
+        self._took_s, self._came = 0.0, 0  # of this answer: seconds waited for bytes, and they
 
     def open(self) -> None:
         """Send the first request."""
@@ -96,14 +96,15 @@ class Stream:
             self._ask()
         if self._answer is None:
             return 0
+        self._check_pace()
         if self.end is not None:
             target = target[: self.end - self.at]
+        began = clock.monotonic()
         count = self._answer.readinto(target) if len(target) else 0
+        self._took_s += clock.monotonic() - began
         self.at += count
-        self.came += count
-        if count:
-            self._check_pace()
-        else:
+        self._came += count
+        if not count:
             size = self.version.size if self.version else None
             end = size if self.end is None else self.end if size is None else min(self.end, size)
             if end is not None and self.at < end:
@@ -115,14 +116,15 @@ class Stream:
 
     def _check_pace(self) -> None:
         """Take note of progress. A server that only drips is as good as none."""
-        took_s = clock.monotonic() - self.asked_at
-        if self.came >= SLOW_BYTES_PER_S * took_s:
-            self._patience.progressed()
-        elif took_s > TIMEOUT_S:
-            raise unavailable(f"only {self.came} bytes in {took_s:.0f} s: try again", self._patience.url)
+        if self._came >= SLOW_BYTES_PER_S * self._took_s:
+            if self._came >= PROGRESS_BYTES:
+                self._patience.progressed()
+        elif self._took_s > TIMEOUT_S:
+            what = f"only {self._came} bytes in {self._took_s:.0f} s: try again"
+            raise unavailable(what, self._patience.url)
 
     def _ask(self) -> None:
-        self.asked_at, self.came = clock.monotonic(), 0
+        self._took_s, self._came = 0.0, 0
         answer = self._get(self.at, self.end, self.version.guard if self.version else None)
         try:
             begin = self._begin(answer)
@@ -172,6 +174,9 @@ class Stream:
                 break
             begin += count
         if begin < self.at:
+            size = self.version.size if self.version else None
+            if size is not None and begin < size:
+                raise unavailable(f"the stream broke off (at byte {begin}): try again", self._patience.url)
             self._over = True
             self._drop()
 

@@ -1,0 +1,382 @@
+"""Reading and writing through a server that fails: the same samples as from a good one, or a typed error."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from clocks import Skipping
+from faulty import (
+    Fault,
+    FaultyServer,
+    Handler,
+    Reply,
+    answers,
+    closes_after,
+    commits_and_drops_the_reply,
+    drips,
+    drops,
+    faulty,
+    first,
+    ignores_ranges,
+    lies_about_length,
+    reading,
+    redirects_in_a_circle,
+    resets_after,
+)
+from servers import WebServer
+
+from wlshard import Pool, ShardWriter, clock, samples
+from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, WlshardError
+from wlshard.store.base import Store
+from wlshard.store.connect import connect
+from wlshard.store.ranges import FIRST_BYTES
+from wlshard.testing.contract import StoreContract
+
+
+@pytest.fixture
+def time() -> Iterator[Skipping]:
+    with clock.use(Skipping()) as skipping:
+        yield skipping
+
+
+@pytest.fixture
+def shard(nginx: WebServer) -> list[tuple[str, bytes]]:
+    """What tiny.tar on the web server holds."""
+    rows = [("a", b"first"), ("b", b"second")]
+    with ShardWriter(f"{nginx.folder}/tiny-%d.tar") as writer:
+        for name in ("tiny-0.tar", "tiny-0.idx"):
+            (nginx.folder / name).unlink(missing_ok=True)
+        for key, data in rows:
+            writer.write({"__key__": key, "bin": data})
+    return rows
+
+
+@pytest.fixture
+def large(nginx: WebServer) -> bytes:
+    """What large.bin on the web server holds: several requests' worth."""
+    data = bytes(range(251)) * (3 * FIRST_BYTES // 251)
+    (nginx.folder / "large.bin").write_bytes(data)
+    return data
+
+
+@pytest.fixture
+def door(nginx: WebServer, time: Skipping) -> Iterator[FaultyServer]:
+    with faulty(nginx.url) as server:
+        yield server
+
+
+def rows_of(url: str) -> list[tuple[str, bytes]]:
+    return [(row["__key__"], bytes(row["bin"])) for row in samples(url, decode=False)]
+
+
+def test_a_reset_after_any_byte_of_a_shard_changes_nothing(door: FaultyServer, shard: Any) -> None:
+    for count in range(3072 + 1):
+        door.fault = first(1, resets_after(count))
+        assert rows_of(f"{door.url}/tiny-0.tar") == shard, count
+
+
+FAULTS: dict[str, Fault] = {
+    "reset": resets_after(700),
+    "short": closes_after(700),
+    "empty": closes_after(0),
+    "longer": lies_about_length(500),
+    "no ranges": ignores_ranges,
+    "429": answers(429, Retry_After="7"),
+    "500": answers(500),
+    "503": answers(503),
+    "dropped": drops,
+    "drip": drips,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_passes_changes_nothing(door: FaultyServer, shard: Any, fault: str, times: int) -> None:
+    door.fault = first(times, FAULTS[fault])
+    assert rows_of(f"{door.url}/tiny-0.tar") == shard
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "circle"])
+def test_what_stays_is_an_error_or_changes_nothing(door: FaultyServer, shard: Any, fault: str) -> None:
+    door.fault = {**FAULTS, "circle": redirects_in_a_circle}[fault]
+    if fault in ("reset", "short", "longer", "no ranges"):  # a part comes each time
+        assert rows_of(f"{door.url}/tiny-0.tar") == shard
+        return
+    with pytest.raises(StoreUnavailable) as caught:
+        rows_of(f"{door.url}/tiny-0.tar")
+    assert caught.value.url == f"{door.url}/tiny-0.tar"
+
+
+def test_a_body_longer_than_announced_is_no_shorter_shard(door: FaultyServer, shard: Any) -> None:
+    door.fault = lies_about_length(-600)
+    with pytest.raises(WlshardError):
+        rows_of(f"{door.url}/tiny-0.tar")
+
+
+@pytest.mark.parametrize(("status", "kind"), [(404, NotFound), (403, AccessDenied)])
+def test_what_will_not_pass_is_asked_once(door: FaultyServer, shard: Any, status: int, kind: type) -> None:
+    door.fault = answers(status)
+    with pytest.raises(kind):
+        rows_of(f"{door.url}/tiny-0.tar")
+    assert len(door.requests) == 1
+
+
+def test_a_server_says_when_to_come_again(door: FaultyServer, shard: Any, time: Skipping) -> None:
+    door.fault = first(1, answers(503, Retry_After="100"))
+    assert rows_of(f"{door.url}/tiny-0.tar") == shard
+    assert 99 < time.skipped_s < 102
+
+
+def test_pauses_grow_and_end(door: FaultyServer, shard: Any, time: Skipping) -> None:
+    door.fault = answers(503)
+    with pytest.raises(StoreUnavailable, match="tried 8 times"):
+        rows_of(f"{door.url}/tiny-0.tar")
+    assert 5 < time.skipped_s < 30
+
+
+def slow(fault: Fault | None = None) -> Fault:
+    """Answers take their time: the reader reads ahead."""
+    import time as real
+
+    def late(handler: Handler) -> bool:
+        real.sleep(0.01)
+        return fault is not None and fault(handler)
+
+    return late
+
+
+@pytest.mark.parametrize(
+    "fault", [None, resets_after(100_000), closes_after(1), answers(503), ignores_ranges]
+)
+@pytest.mark.parametrize("far", [False, True])
+def test_ranges_read_ahead_are_put_together_right(
+    door: FaultyServer, large: bytes, fault: Fault | None, far: bool
+) -> None:
+    broken = (
+        first(2, fault, lambda h: reading(h) and "bytes=0-" not in h.headers.get("Range", ""))
+        if fault
+        else None
+    )
+    door.fault = slow(broken) if far else broken
+    store = connect(door.url)
+    for start in (0, 1, FIRST_BYTES + 7, len(large) - 3):
+        with store.open("large.bin", start) as reader:
+            got, block = bytearray(), memoryview(bytearray(300_001))
+            while count := reader.readinto(block):
+                got += block[:count]
+        assert got == large[start:]
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_an_object_that_changes_is_an_error_and_never_a_mixture(
+    door: FaultyServer, nginx: WebServer, large: bytes, far: bool
+) -> None:
+    new = large[::-1]
+
+    def changes(handler: Handler) -> bool:
+        if "bytes=0-" not in handler.headers.get("Range", "bytes=0-"):
+            (nginx.folder / "large.bin").write_bytes(new + b"!")
+        return False
+
+    door.fault = slow(changes) if far else changes
+    block = bytearray(len(large))
+    with connect(door.url).open("large.bin") as reader, pytest.raises(StoreUnavailable, match="changed"):
+        reader.readinto(block)
+    for _ in range(2):  # nor is what follows taken for the end
+        with pytest.raises(StoreUnavailable):
+            reader.readinto(block)
+
+
+def test_a_reader_is_closed_while_it_reads_ahead(door: FaultyServer, large: bytes) -> None:
+    door.fault = slow()
+    with connect(door.url).open("large.bin") as reader:
+        reader.readinto(bytearray(10))
+
+
+def test_a_range_that_is_all_that_is_wanted_costs_one_request(door: FaultyServer, large: bytes) -> None:
+    door.fault = slow()
+    with connect(door.url).open("large.bin", 5, 1000) as reader:
+        block = bytearray(995)
+        reader.readinto(block)
+    assert block == large[5:1000]
+    assert door.requests == [("GET", "/large.bin", "bytes=5-999")]
+
+
+# Buckets
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(
+    request: pytest.FixtureRequest, time: Skipping, monkeypatch: pytest.MonkeyPatch, moto: str, gcs_stub: str
+) -> Iterator[tuple[Store, FaultyServer]]:
+    """A bucket and the faulty door before it."""
+    url = request.getfixturevalue(f"{request.param}_url")
+    with faulty(moto if request.param == "s3" else gcs_stub) as server:
+        if request.param == "s3":
+            request.getfixturevalue("s3_door")(server.url)
+        else:
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield connect(url), server
+
+
+def writing(handler: Handler) -> bool:
+    return handler.command in ("PUT", "POST")
+
+
+def test_a_server_that_hardly_sends_is_asked_again(door: FaultyServer, shard: Any, time: Skipping) -> None:
+    def drip(handler: Handler) -> bool:
+        reply = handler.ask()
+        handler.give(reply, body=b"")
+        for at in range(20):
+            time.skipped_s += 10
+            handler.wfile.write(reply.body[at : at + 1])
+        handler.cut()
+        return True
+
+    door.fault = first(1, drip)
+    assert rows_of(f"{door.url}/tiny-0.tar") == shard
+    door.fault, time.skipped_s = drip, 0
+    with pytest.raises(StoreUnavailable):
+        rows_of(f"{door.url}/tiny-0.tar")
+    assert time.skipped_s < 3600
+
+
+@pytest.mark.parametrize("fault", FAULTS.keys() - {"longer"})
+def test_a_bucket_whose_reads_fail_for_a_while(bucket: Any, fault: str) -> None:
+    store, door = bucket
+    data = bytes(range(256)) * 20
+    store.put("x", data)
+    door.fault = first(2, FAULTS[fault])
+    assert store.read("x") == data
+    with store.open("x", 100) as reader:
+        door.fault = first(2, FAULTS[fault])
+        block = bytearray(len(data))
+        assert bytes(block[: reader.readinto(block)]) == data[100:]
+    door.fault = first(2, answers(503))
+    assert [entry.name for entry in store.list()] == ["x"]
+
+
+@pytest.mark.parametrize("fault", [commits_and_drops_the_reply, drops, answers(503)])
+def test_a_create_that_was_answered_late_is_ours_and_only_ours(bucket: Any, fault: Fault) -> None:
+    store, door = bucket
+    door.fault = first(1, fault, writing)
+    assert store.create("x", b"ours") is True
+    door.fault = first(1, fault, writing)
+    assert store.create("x", b"ours") is False  # the same bytes, of somebody else
+    assert store.read("x") == b"ours"
+    door.fault = first(1, fault, writing)
+    with store.draft("y") as draft:
+        draft.write([b"large"])
+        assert draft.publish("y") is True
+
+
+@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("fault", [commits_and_drops_the_reply, drops])
+def test_a_large_upload_goes_on_after_any_of_its_requests_broke(
+    bucket: Any, fault: Fault, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, door = bucket
+    for module in ("bucket", "s3", "gs"):
+        monkeypatch.setattr(f"wlshard.store.{module}.PART_BYTES", 1 << 18)
+    monkeypatch.setattr("wlshard.store.s3.SENDERS", 1)
+    if store.url.startswith("s3"):  # parts have a smallest size there
+        for module in ("bucket", "s3"):
+            monkeypatch.setattr(f"wlshard.store.{module}.PART_BYTES", 5 << 20)
+    data = bytes(range(256)) * (3 * 1024 if store.url.startswith("gs") else 3 * 17 * 1024)
+    seen = [0]
+
+    def nth(handler: Handler) -> bool:
+        seen[0] += 1
+        return seen[0] == number + 1
+
+    door.fault = first(1, fault, nth)
+    with store.draft("x") as draft:
+        draft.write([data])
+        assert draft.publish("x") is True
+    assert store.read("x") == data
+
+
+def test_an_upload_that_fails_leaves_nothing(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, door = bucket
+    for module in ("bucket", "s3", "gs"):
+        monkeypatch.setattr(f"wlshard.store.{module}.PART_BYTES", 5 << 20)
+    with store.draft("x") as draft:
+        draft.write([bytes(11 << 20)])
+        door.fault = lambda h: h.command == "PUT" and answers(503)(h)
+        with pytest.raises(StoreUnavailable):
+            draft.publish("x")
+        door.fault = None
+        ended = [path for method, path, _ in door.requests if method == "DELETE"]
+        assert len(ended) == 1
+        assert list(store.list()) == []
+        assert draft.publish("x") is True
+    assert store.stat("x").bytes == 11 << 20
+
+
+def test_two_rotators_whose_replies_are_lost_make_one_commit(bucket: Any) -> None:
+    store, door = bucket
+    pool = Pool(store.url).create()
+    with ShardWriter(pool, shard_samples=2) as writer:
+        for number in range(6):
+            writer.write({"bin": b"%d" % number})
+    door.fault = first(
+        3, commits_and_drops_the_reply, lambda h: writing(h) and h.headers.get("Range") is None
+    )
+    done: list[Any] = []
+    threads = [threading.Thread(target=lambda: done.append(Pool(store.url).rotate())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(each.committed for each in done) == [False, True]
+    assert Pool(store.url).generations() == [0, 1]
+    assert sorted(data for _, data in rows_of(store.url)) == [b"%d" % number for number in range(6)]
+
+
+def test_a_stale_list_promotes_later_and_loses_nothing(bucket: Any) -> None:
+    store, door = bucket
+    pool = Pool(store.url).create()
+    old: dict[str, Reply] = {}
+
+    def listing(handler: Handler) -> bool:
+        return handler.command == "GET" and "shards" in handler.path and "prefix" in handler.path
+
+    def stale(handler: Handler) -> bool:
+        if not listing(handler):
+            return False
+        handler.give(old.setdefault("reply", handler.ask()))
+        return True
+
+    door.fault = stale
+    list(store.list("shards/"))
+    with ShardWriter(pool) as writer:
+        writer.write({"__key__": "k", "bin": b"1"})
+    assert pool.rotate().committed is False
+    door.fault = None
+    assert pool.rotate().committed is True
+    assert rows_of(store.url) == [("k", b"1")]
+
+
+class TestS3BehindAServerThatFailsNowAndThen(StoreContract):
+    """The contract holds while every fifth request is lost, its reply, or answered with 503."""
+
+    @pytest.fixture
+    def store(
+        self, s3_url: str, moto: str, s3_door: Callable[[str], None], time: Skipping
+    ) -> Iterator[Store]:
+        kinds, count = [drops, commits_and_drops_the_reply, answers(503)], [0]
+        lock = threading.Lock()
+
+        def now_and_then(handler: Handler) -> bool:
+            with lock:
+                count[0] += 1
+                number = count[0]
+            return number % 5 == 0 and kinds[number // 5 % 3](handler)
+
+        with faulty(moto) as server:
+            server.fault = now_and_then
+            s3_door(server.url)
+            yield connect(s3_url)
