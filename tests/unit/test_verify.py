@@ -165,7 +165,7 @@ def index_faults(folder: Path, text: bytes) -> list[Fault]:
     [
         INDEX,
         INDEX.replace(b" a.x", b"").replace(b" b.x", b"").replace(b" c.x", b"").replace(b"v1.2", b"v1.1"),
-        INDEX.replace(b"\nx", b"\nX"),
+        INDEX.replace(b"\nx", b"\nX").replace(b"a.x", b"./a.X"),
     ],
 )
 def test_an_index_that_is_right_has_no_faults(tmp_path: Path, text: bytes) -> None:
@@ -282,7 +282,7 @@ def test_a_million_members_take_little_memory(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (result.samples, result.faults) == (count, [])
-    assert peak < 4 << 20  # 70 bytes a key, at most, and the lists of one block's members
+    assert peak < 8 << 20, peak  # 70 bytes a key, at most, and the members of a block or two
 
 
 def test_faults_do_not_hold_the_blocks_they_were_found_in() -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
 from wlshard.errors import TarError, printable
-from wlshard.sample import KEY, Sample
+from wlshard.sample import KEY, Sample, split_name
 from wlshard.store.base import Reader
 from wlshard.store.connect import locate
 from wlshard.tar.index import DIGITS, WIDTHS, index_name
-from wlshard.tar.rare import text
 
 _LINE_BYTES = 1 << 24  # no sample has so many members
-_SHOWN = 200  # bytes of a line
-_FORMS = {3: b"%b %d %d", 4: b"%b %d %d %b"}
+_SHOWN = 200  # characters of a line
 
 
 class IndexBeside:
@@ -27,11 +26,13 @@ class IndexBeside:
 
     def __init__(self, read_line: Callable[[int], bytes], url: str, tell: Callable[[TarError], None]) -> None:
         self._read_line, self._url, self._tell = read_line, url, tell
-        self._number, self._line = 0, b""
+        self._number, self._line = 0, ""
         self._next()
         head = self._line.split()
-        known = len(head) == 2 and head[0] in WIDTHS and _is_number(head[1])
-        self._width, self._announced = (WIDTHS[head[0]], int(head[1])) if known else (0, 0)
+        known = (
+            len(head) == 2 and head[0].encode("utf-8", "surrogateescape") in WIDTHS and _is_number(head[1])
+        )
+        self._width, self._announced = (WIDTHS[head[0].encode()], int(head[1])) if known else (0, 0)
         if known:
             self._next()
         else:
@@ -41,19 +42,19 @@ class IndexBeside:
         """Compare the next whole sample, its fields as `indexing.located` leaves them."""
         if not self._width:
             return
-        form, width = _FORMS[self._width], self._width
-        entries = [
-            form % (field.encode("utf-8", "surrogateescape"), place[0], place[1], text(place[2]))[:width]
-            for field, place in islice(sample.items(), 2, None)  # behind __key__ and __url__
-        ]
-        line = b" ".join(entries) + b"\n"
+        key, fields = sample[KEY], islice(sample.items(), 2, None)  # behind __key__ and __url__
+        if self._width == 4:
+            entries = [f"{field} {place[0]} {place[1]} {key}.{field}" for field, place in fields]
+        else:
+            entries = [f"{field} {place[0]} {place[1]}" for field, place in fields]
+        line = " ".join(entries) + "\n"
         if self._line != line:
-            key, begin = sample[KEY], next(islice(sample.values(), 2, None))[0]
+            begin = next(islice(sample.values(), 2, None))[0]
             found = self._skip_to(begin)
             if found is None or found > begin:
                 self._fault("this sample is not in it", key, begin)
                 return
-            if self._lowered() != line:  # wds2idx leaves extensions as they are
+            if self._as_ours() != line:
                 self._fault(f"it says `{_shown(self._line)}`, the tar `{_shown(line)}`", key, begin)
         self._next()
 
@@ -77,14 +78,18 @@ class IndexBeside:
             self._next()
         return None
 
-    def _lowered(self) -> bytes:
-        words = self._line.split(b" ")
+    def _as_ours(self) -> str:
+        """Give the line as we would write it: wds2idx leaves extensions, and names with `./`, as they are."""
+        words = self._line.split(" ")
         words[:: self._width] = [word.lower() for word in words[:: self._width]]
-        return b" ".join(words)
+        for at in range(3, len(words), self._width) if self._width == 4 else ():
+            key, field = split_name(words[at].rstrip("\n")) or ("", "")
+            words[at] = f"{re.sub('^(./)+', '', key)}.{field}" + "\n" * words[at].endswith("\n")
+        return " ".join(words)
 
     def _next(self) -> None:
         self._number += 1
-        self._line = self._read_line(_LINE_BYTES)
+        self._line = self._read_line(_LINE_BYTES).decode("utf-8", "surrogateescape")
 
     def _fault(self, what: str, key: str | None = None, offset: int | None = None) -> None:
         message = f"index, line {self._number}: {what}; delete the index or write it again"
@@ -110,9 +115,9 @@ class _Raw(io.RawIOBase):
         return True
 
 
-def _is_number(word: bytes) -> bool:
-    return word.isdigit() and len(word) <= DIGITS
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) <= DIGITS
 
 
-def _shown(line: bytes) -> str:
-    return printable(line[:_SHOWN].decode("utf-8", "surrogateescape").rstrip("\n"))
+def _shown(line: str) -> str:
+    return printable(line[:_SHOWN].rstrip("\n"))

@@ -29,7 +29,7 @@ LISTED = 1000  # faults of one shard; what comes after them is counted
 AWAY = NotFound, AccessDenied, StoreUnavailable
 NO_INDEX = "shards without an index"
 ODD_KEY = "keys that lead out of their folder, or are not printable"
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 22  # so that the two threads seldom wait for each other
 _AHEAD = 3  # pieces that wait to be hashed
 
 Look = Callable[[Sample], bool]  # False: it has seen enough
@@ -191,7 +191,9 @@ def _verify(source: _Watched, url: str, found: Findings, look: Look | None, stac
         except (NotFound, AccessDenied):
             found.passed(NO_INDEX)
     links = None if compression else link_table(url)
-    steps = stack.enter_context(closing(scan(tar, url, links=links, passed_over=found.passed_over)))
+    steps = stack.enter_context(
+        closing(scan(tar, url, links=links, passed_over=found.passed_over, block_bytes=_PIECE_BYTES))
+    )
     for sample in Grouper(url, found, skip=True).samples(located(steps)):
         if index is not None:
             index.compare(sample)
