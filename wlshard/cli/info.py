@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wlshard.cli.entry import command
-from wlshard.cli.options import json_option, max_member_option
-from wlshard.errors import TarError, WlshardError
+from wlshard.cli.options import force_option, json_option, max_member_option
+from wlshard.errors import TarError, UsageError, WlshardError
 
 if TYPE_CHECKING:
     from wlshard.pool.source import Resolved
+    from wlshard.report.gather import Gathered
     from wlshard.shards.survey import Survey
     from wlshard.shards.verify import Verification
 
@@ -37,9 +38,15 @@ LOOKED_AT = 1000
 @click.option(
     "--verify", is_flag=True, help="Read all of it and list every fault; exit code 20 if there is one."
 )
+@click.option("--html", "report", metavar="FILE",
+              help="Write a page: fields, histograms, classes, pictures, faults; - is stdout.")  # fmt: skip
+@force_option
 @max_member_option
 @json_option
-def main(url: str, count: int, decode: str, verify: bool, max_member_bytes: int, as_json: bool) -> int:
+def main(
+    url: str, count: int, decode: str, verify: bool, report: str | None, force: bool,
+    max_member_bytes: int, as_json: bool,
+) -> int:  # fmt: skip
     """Show the fields of shards or of a pool: how many, of which type, dtype, shape and range.
 
     URL: shards in any form, a pool (POOL, POOL@n) or - for stdin. Of a pool, its state comes first:
@@ -54,13 +61,15 @@ def main(url: str, count: int, decode: str, verify: bool, max_member_bytes: int,
     from wlshard.report.text import told
     from wlshard.shards.survey import Survey
 
-    source = resolve(url)
+    gathered = _gathered(report, force, as_json)
     survey = Survey(
         limit=count,
         images=None if decode == "none" else decode,
-        lenient=verify,
+        lenient=verify or gathered is not None,
+        watch=None if gathered is None else gathered.watch,
         max_member_bytes=max_member_bytes,
     )
+    source = resolve(url)
     verified = _verify(source, survey) if verify else None
     try:
         found = _look(source, survey, verified)
@@ -70,8 +79,36 @@ def main(url: str, count: int, decode: str, verify: bool, max_member_bytes: int,
         found = survey.as_json()
     if verified is not None:
         found.update(verified.as_json())
-    print(json.dumps(found) if as_json else "\n".join(told(found)))
+    if report is not None and gathered is not None:
+        _write(report, url, found, gathered, force)
+    if report != "-":
+        print(json.dumps(found) if as_json else "\n".join(told(found)))
     return TarError.code if verified is not None and verified.faults else 0
+
+
+def _gathered(report: str | None, force: bool, as_json: bool) -> Gathered | None:
+    """Get ready for a report, if one is wanted; refuse it now if it could not be written in the end."""
+    if report is None:
+        return None
+    from wlshard.report.gather import Gathered
+    from wlshard.shards.output import is_there
+
+    if report == "-" and as_json:
+        raise UsageError("--html - and --json both want stdout: name a file for the page")
+    if not force and is_there(report):
+        raise UsageError("exists already: choose another name, or --force it to be replaced", url=report)
+    return Gathered()
+
+
+def _write(report: str, url: str, found: dict[str, Any], gathered: Gathered, force: bool) -> None:
+    from wlshard.report.html import page
+    from wlshard.store.connect import write_object
+
+    data = page(url, found, gathered)
+    if report == "-":
+        sys.stdout.buffer.write(data)
+    else:
+        write_object(report, data, force=force)
 
 
 def _verify(source: Resolved, survey: Survey) -> Verification:

@@ -206,7 +206,7 @@ def _write_picture(values: dict[str, Any], sample: LazySample, output: str, forc
     from wlshard.codecs import encode
     from wlshard.codecs.picture import picture
     from wlshard.sample import extension
-    from wlshard.store.connect import locate
+    from wlshard.store.connect import write_object
 
     drawn = next((found for value in values.values() if (found := picture(value)) is not None), None)
     if drawn is None:
@@ -215,13 +215,7 @@ def _write_picture(values: dict[str, Any], sample: LazySample, output: str, forc
         sys.stdout.buffer.write(encode("png", drawn))
         return
     data = encode(extension(os.path.basename(output)).lower(), drawn)
-    store, name = locate(output)
-    if force:
-        store.put(name, data)
-    elif not store.create(name, data):
-        raise UsageError("exists already: choose another name, or --force it to be replaced", url=output)
-    else:
-        store.sync("")
+    write_object(output, data, force=force)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,32 @@ Image = np.ndarray[Any, np.dtype[Any]]
 _LABELS = 32  # uint8 values that all lie below are taken for classes and spread, too
 
 
-def picture(value: Any) -> Image | None:
+def picture(value: Any, palette: Image | None = None) -> Image | None:
     """Make uint8 (H, W) or (H, W, 3) of an array, a PIL image, or the first array in a list or dict.
 
     An axis of 1, 3 or 4 at the end, or of 1 or 3 in front of two larger ones, is colour; alpha is dropped. Of
     the axes before the last two the middle slice is taken. Floats in 0..1, if colour, become 0..255; uint8
     stays; all else is spread from its least to its greatest finite value. None: nothing with two axes.
+    palette: uint8 (classes, 3), the colours for arrays that hold nothing but so many classes.
     """
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
-        found = (picture(one) for one in value)
+        found = (picture(one, palette) for one in value)
         return next((one for one in found if one is not None), None)
     if not (hasattr(value, "dtype") or hasattr(value, "getbands")):
         return None
     pixels = np.asarray(value)
     if pixels.ndim < 2 or not pixels.size or pixels.dtype.kind not in "biufc":
         return None
-    return _spread(_plane(pixels))
+    plane = _plane(pixels)
+    if palette is not None and plane.ndim == 2 and _holds_classes(pixels, len(palette)):
+        return palette[plane.astype(np.intp)]
+    return _spread(plane)
+
+
+def _holds_classes(pixels: Image, classes: int) -> bool:
+    return pixels.dtype.kind in "bui" and int(pixels.min()) >= 0 and int(pixels.max()) < classes
 
 
 def _plane(pixels: Image) -> Image:

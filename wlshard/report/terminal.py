@@ -23,7 +23,7 @@ def draw(picture: Pixels, columns: int, lines: int, *, colour: bool) -> list[str
     height, width = picture.shape[:2]
     scale = min(1.0, columns / width, 2 * lines / height)
     rows, wide = max(1, round(height * scale)), max(1, round(width * scale))
-    small = _averaged(_averaged(picture.astype(np.float64), rows, 0), wide, 1)
+    small = averaged(averaged(picture.astype(np.float64), rows, 0), wide, 1)
     if rows % 2:
         small = np.concatenate([small, small[-1:]])
     if not colour:
@@ -36,7 +36,7 @@ def draw(picture: Pixels, columns: int, lines: int, *, colour: bool) -> list[str
     return [_blocks(upper, lower) for upper, lower in zip(pixels[::2], pixels[1::2], strict=True)]
 
 
-def _averaged(pixels: Pixels, count: int, axis: int) -> Pixels:
+def averaged(pixels: Pixels, count: int, axis: int) -> Pixels:
     """Shrink an axis to so many means of neighbours."""
     import numpy as np
 

@@ -7,7 +7,7 @@ import re
 from urllib.parse import unquote, urlsplit
 
 from wlshard.errors import UsageError
-from wlshard.store.base import Store
+from wlshard.store.base import Buffer, Store
 from wlshard.store.local import LocalStore
 from wlshard.store.memory import MemoryStore
 
@@ -83,3 +83,14 @@ def _scheme(url: str) -> str:
     if not url:
         raise UsageError(f"an empty URL: name {_SUPPORTED}")
     return ""
+
+
+def write_object(url: str, data: Buffer, *, force: bool = False) -> None:
+    """Write a small object whole, durable on return. UsageError: it is there already, and `force` is off."""
+    store, name = locate(url)
+    if force:
+        store.put(name, data)
+    elif not store.create(name, data):
+        raise UsageError("exists already: choose another name, or --force it to be replaced", url=url)
+    else:
+        store.sync("")
