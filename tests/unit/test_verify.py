@@ -120,6 +120,13 @@ def test_what_strict_reading_lets_pass_is_noted(tmp_path: Path) -> None:
     assert sum(result.notes.values()) == 7
 
 
+def test_a_member_larger_than_allowed_is_a_fault_and_does_not_hide_others(tmp_path: Path) -> None:
+    url = put(tmp_path, A + member(b"b.x", bytes(5000)) + bad(C) + END)
+    faults = verify([url], max_member_bytes=4096).faults
+    assert places(faults) == [("tar", len(A)), ("tar", len(A) + 512 + 5120)]
+    assert faults[0].member is None or faults[0].member == "b.x"
+
+
 def test_a_shard_that_is_not_there_is_a_fault_among_others_and_an_error_alone(tmp_path: Path) -> None:
     url, none = put(tmp_path, simple()), str(tmp_path / "none.tar")
     (fault,) = verify([url, none]).faults

@@ -70,7 +70,7 @@ def main(
         max_member_bytes=max_member_bytes,
     )
     source = resolve(url)
-    verified = _verify(source, survey) if verify else None
+    verified = _verify(source, survey, max_member_bytes) if verify else None
     try:
         found = _look(source, survey, verified)
     except WlshardError:
@@ -111,7 +111,7 @@ def _write(report: str, url: str, found: dict[str, Any], gathered: Gathered, for
         write_object(report, data, force=force)
 
 
-def _verify(source: Resolved, survey: Survey) -> Verification:
+def _verify(source: Resolved, survey: Survey, max_member_bytes: int) -> Verification:
     from tqdm import tqdm
 
     from wlshard.pool.verify import verify_pool
@@ -124,8 +124,14 @@ def _verify(source: Resolved, survey: Survey) -> Verification:
             bar.update(done - bar.n)
 
         if source.pool is None:
-            return verify(source.urls, look=survey.add, progress=progress)
-        return verify_pool(source.pool, source.generation, look=survey.add, progress=progress)
+            return verify(source.urls, look=survey.add, progress=progress, max_member_bytes=max_member_bytes)
+        return verify_pool(
+            source.pool,
+            source.generation,
+            look=survey.add,
+            progress=progress,
+            max_member_bytes=max_member_bytes,
+        )
 
 
 def _look(source: Resolved, survey: Survey, verified: Verification | None) -> dict[str, Any]:

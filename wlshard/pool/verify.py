@@ -13,6 +13,7 @@ from wlshard.pool.pool import Pool
 from wlshard.shards.verify import AWAY, Findings, Look, Meter, Progress, Verification, verify_shard
 from wlshard.store.base import object_url
 from wlshard.tar.index import index_name
+from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 _SLOT = re.compile(rf"{GENERATIONS}/([0-9]{{10}})\.json")
 
@@ -26,7 +27,12 @@ class _Chain:
 
 
 def verify_pool(
-    pool: Pool, generation: int | None = None, *, look: Look | None = None, progress: Progress | None = None
+    pool: Pool,
+    generation: int | None = None,
+    *,
+    look: Look | None = None,
+    progress: Progress | None = None,
+    max_member_bytes: int = MAX_MEMBER_BYTES,
 ) -> Verification:
     """Read once all shards that a manifest names and those of the write buffer; list all that is wrong.
 
@@ -52,7 +58,7 @@ def verify_pool(
     for shard in wanted:
         found = Findings(pool.shard_url(shard.name))
         try:
-            _verify_shard(found, shard, look if shard.name in shown else None, meter)
+            _verify_shard(found, shard, look if shard.name in shown else None, meter, max_member_bytes)
         except NotFound as error:
             if generation is None and shard.name not in _chain(pool, Findings(pool.url), None).shards:
                 continue  # retired since
@@ -64,9 +70,13 @@ def verify_pool(
     return result
 
 
-def _verify_shard(found: Findings, shard: PoolShard, look: Look | None, meter: Meter) -> None:
+def _verify_shard(
+    found: Findings, shard: PoolShard, look: Look | None, meter: Meter, max_member_bytes: int
+) -> None:
     try:
-        read = verify_shard(found.url, found, look=look, meter=meter, sha256=True)
+        read = verify_shard(
+            found.url, found, look=look, meter=meter, sha256=True, max_member_bytes=max_member_bytes
+        )
     except NotFound:
         raise
     except AWAY as error:

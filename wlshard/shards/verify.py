@@ -24,6 +24,7 @@ from wlshard.store.base import Reader
 from wlshard.tar.blocks import blocks_of_this_thread
 from wlshard.tar.compression import plain
 from wlshard.tar.reader import scan
+from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 LISTED = 1000  # faults of one shard; what comes after them is counted
 AWAY = NotFound, AccessDenied, StoreUnavailable
@@ -119,7 +120,11 @@ class Verification:
 
 
 def verify(
-    urls: Sequence[str], *, look: Look | None = None, progress: Progress | None = None
+    urls: Sequence[str],
+    *,
+    look: Look | None = None,
+    progress: Progress | None = None,
+    max_member_bytes: int = MAX_MEMBER_BYTES,
 ) -> Verification:
     """Read these shards once, whole, and list what is wrong with them; `-` is stdin.
 
@@ -133,7 +138,7 @@ def verify(
     for url in urls:
         found = Findings(url)
         try:
-            verify_shard(url, found, look=look, meter=meter)
+            verify_shard(url, found, look=look, meter=meter, max_member_bytes=max_member_bytes)
         except AWAY as error:
             away.append(error)
             found.fault(error)
@@ -165,7 +170,13 @@ class Read(NamedTuple):
 
 
 def verify_shard(
-    url: str, found: Findings, *, look: Look | None = None, meter: Meter, sha256: bool = False
+    url: str,
+    found: Findings,
+    *,
+    look: Look | None = None,
+    meter: Meter,
+    sha256: bool = False,
+    max_member_bytes: int = MAX_MEMBER_BYTES,
 ) -> Read:
     """List a shard's faults in `found`, which counts its samples. Raises only where it cannot be opened."""
     with ExitStack() as stack:
@@ -173,7 +184,7 @@ def verify_shard(
         source = stack.enter_context(_Watched(reader, meter, sha256=sha256))
         digest = ""
         try:
-            _verify(source, url, found, look, stack)
+            _verify(source, url, found, look, stack, max_member_bytes)
             digest = source.digest()
         except AWAY as error:
             found.fault(error)
@@ -182,7 +193,9 @@ def verify_shard(
         return Read(source.count, digest)
 
 
-def _verify(source: _Watched, url: str, found: Findings, look: Look | None, stack: ExitStack) -> None:
+def _verify(
+    source: _Watched, url: str, found: Findings, look: Look | None, stack: ExitStack, max_member_bytes: int
+) -> None:
     tar, compression = plain(source, url)
     index: IndexBeside | None = None
     if compression is None and url != STDIN:
@@ -191,9 +204,15 @@ def _verify(source: _Watched, url: str, found: Findings, look: Look | None, stac
         except (NotFound, AccessDenied):
             found.passed(NO_INDEX)
     links = None if compression else link_table(url)
-    steps = stack.enter_context(
-        closing(scan(tar, url, links=links, passed_over=found.passed_over, block_bytes=_PIECE_BYTES))
+    steps = scan(
+        tar,
+        url,
+        links=links,
+        passed_over=found.passed_over,
+        block_bytes=_PIECE_BYTES,
+        max_member_bytes=max_member_bytes,
     )
+    stack.enter_context(closing(steps))
     for sample in Grouper(url, found, skip=True).samples(located(steps)):
         if index is not None:
             index.compare(sample)
