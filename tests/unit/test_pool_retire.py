@@ -13,7 +13,7 @@ from wlshard.pool.accounting import SLACK_S, TTL_S
 from wlshard.pool.manifest import Manifest, Stub, parse_slot
 from wlshard.pool.names import ShardName, condemned_name, lease_name, manifest_name
 from wlshard.pool.pool import Pool
-from wlshard.pool.retire import STALE_S
+from wlshard.pool.salvage import STALE_S
 from wlshard.testing.storage import FaultyStore, Killed, RecordingStore, killed_at
 
 

@@ -201,8 +201,8 @@ def test_a_listing_that_is_behind_is_not_bad_content(tmp_path):
     name = seal_by_hand(pool.store, WRITER_A, 1)
 
     class Behind(RecordingStore):
-        def list(self, prefix=""):
-            return (type(entry)(entry.name, 0, entry.mtime) for entry in self.store.list(prefix))
+        def list(self, prefix="", suffix=""):
+            return (type(entry)(entry.name, 0, entry.mtime) for entry in self.store.list(prefix, suffix))
 
     done = other(pool, Behind(pool.store)).rotate()
     assert (done.committed, done.quarantined) == (False, ())

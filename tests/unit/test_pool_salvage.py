@@ -6,14 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from pools import WRITER_A, Interrupting, keys_in, keys_of, seal_by_hand
 
+from wlshard import clock
 from wlshard.errors import AccessDenied, StoreUnavailable
 from wlshard.pool import salvage as salvaging
 from wlshard.pool.names import new_writer, scratch_name
 from wlshard.pool.pool import Pool
+from wlshard.pool.salvage import STALE_S
 from wlshard.pool.writer import ShardWriter
 from wlshard.store.connect import connect
 from wlshard.tar.header import END_MARK, member_header, padding
@@ -73,9 +76,8 @@ def test_a_killed_childs_whole_samples_reach_the_read_pool(tmp_path):
 
 def shard_of(entry):
     from wlshard.pool.buffer import SealedShard
-    from wlshard.pool.names import ShardName
 
-    return SealedShard(entry.name, entry.bytes, 0.0, ShardName.parse(entry.name))
+    return SealedShard(entry.name, entry.bytes, 0.0, entry.samples)
 
 
 @pytest.mark.parametrize("cut", [*range(0, len(WHOLE), 256), *(end + 1 for end in ENDS), len(WHOLE)])
@@ -117,6 +119,14 @@ def test_the_salvaged_shard_is_the_one_its_writer_would_have_sealed(tmp_path):
     assert not os.path.exists(scratch)
 
 
+class Ahead:
+    """A clock that is ahead by so many seconds."""
+
+    def __init__(self, seconds):
+        self.time = lambda: time.time() + seconds
+        self.monotonic, self.sleep = time.monotonic, time.sleep
+
+
 def test_scratch_of_a_living_writer_is_left_alone(tmp_path):
     pool = Pool(tmp_path).create()
     with ShardWriter(pool) as writer:
@@ -131,6 +141,9 @@ def test_scratch_of_another_machine_is_left_to_it(pool, monkeypatch):
     leave(pool, WHOLE, writer="20250101T000000-elsewhere_x-aaaaaaaaaaaaaaaa")
     assert pool.salvage() == []
     assert len(list(pool.store.drafts())) == 1
+    with clock.use(Ahead(STALE_S + 1)):  # until then: who knows whether that machine comes back
+        assert len(pool.salvage()) == 1
+    assert pool.rotate().promoted.samples == 4
 
 
 def test_scratch_that_was_not_on_disk_when_the_machine_went_down_is_dropped(tmp_path, monkeypatch, caplog):

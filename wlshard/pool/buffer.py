@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable
-from wlshard.pool.manifest import NOTHING, Quarantined, Watermark, Watermarks
-from wlshard.pool.names import SHARDS, ShardName
+from wlshard.pool.manifest import NOTHING, Manifest, Quarantined, Watermark, Watermarks
+from wlshard.pool.names import SHARDS, ShardName, samples_in
 from wlshard.store.base import Store, object_url
 from wlshard.tar.header import BLOCK, END_MARK
 
@@ -22,21 +22,32 @@ class SealedShard(NamedTuple):
     name: str
     bytes: int
     mtime: float
-    parsed: ShardName
+    samples: int
 
     @property
-    def samples(self) -> int:
-        return self.parsed.samples
+    def parsed(self) -> ShardName:
+        """Take the name apart; not kept: a pool may have a hundred thousand of them."""
+        parsed = ShardName.parse(self.name)
+        assert parsed is not None, "it was listed as a shard"
+        return parsed
 
 
 def sealed_shards(store: Store) -> Iterator[SealedShard]:
     """List the shards in a pool's folder, covered or not, in no order. What is not named like one is none."""
     skip = len(SHARDS) + 1
-    for entry in store.list(f"{SHARDS}/"):
+    for entry in store.list(f"{SHARDS}/", ".tar"):
         name = entry.name[skip:]
-        parsed = ShardName.parse(name)
-        if parsed is not None:
-            yield SealedShard(name, entry.bytes, entry.mtime, parsed)
+        samples = samples_in(name)
+        if samples is not None:
+            yield SealedShard(name, entry.bytes, entry.mtime, samples)
+
+
+def waiting(listed: Iterable[SealedShard], manifest: Manifest | None) -> Iterator[SealedShard]:
+    """Pass on the write buffer: what a manifest does not cover."""
+    named = {shard.name for shard in manifest.shards} if manifest else set()
+    for shard in listed:
+        if manifest is None or (shard.name not in named and not manifest.covers(shard.parsed)):
+            yield shard
 
 
 class Verdict(NamedTuple):

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 
 from wlshard import clock
 from wlshard.errors import NotFound, StoreUnavailable
-from wlshard.pool.manifest import STUB_BYTES, Manifest, Stub, parse_manifest, parse_slot
+from wlshard.pool.manifest import STUB_BYTES, Manifest, Stub, digest_of, parse_slot
 from wlshard.pool.names import GENERATIONS, SHARDS, condemned_name, manifest_name
 from wlshard.store.base import Store, object_url
 
@@ -128,7 +129,7 @@ class Generations:
         self._store.sync(GENERATIONS)
         if txn != manifest.txn:
             return None
-        self._newest = parse_manifest(data, url)
+        self._newest = replace(manifest, digest=digest_of(data))
         return self._newest
 
     def _send(self, manifest: Manifest, data: bytes, url: str) -> str:

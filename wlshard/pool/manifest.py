@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from wlshard.errors import StoreUnavailable, UsageError
-from wlshard.pool.names import ShardName
+from wlshard.pool.names import ShardName, samples_in, writer_of
 
 FORMAT = 1
 STUB_BYTES = 1024  # what is larger is no stub
@@ -25,7 +25,7 @@ class PoolShard(NamedTuple):
 
     @property
     def writer(self) -> str:
-        return self.name.rsplit("-", 3)[0]
+        return writer_of(self.name)
 
 
 class Watermark(NamedTuple):
@@ -131,8 +131,13 @@ def parse_manifest(data: bytes, url: str) -> Manifest:
             raise ValueError("only generation 0 has no parent")
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(url, f"{type(error).__name__}: {error}") from error
-    digest = hashlib.sha256(data).hexdigest()
+    digest = digest_of(data)
     return Manifest(generation, parent, txn, shards, marks, quarantined, stats, floor, created, digest)
+
+
+def digest_of(data: bytes) -> str:
+    """Give the digest of a manifest's bytes."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def parse_object(data: bytes, url: str) -> dict[str, Any]:
@@ -149,8 +154,7 @@ def parse_object(data: bytes, url: str) -> dict[str, Any]:
 
 def _shard(entry: Any, generation: int) -> PoolShard:
     name, size, samples, promoted = entry
-    parsed = ShardName.parse(name)
-    if parsed is None or parsed.samples != samples or not 0 < _count(promoted) <= generation:
+    if samples_in(name) != samples or not 0 < _count(promoted) <= generation:
         raise ValueError(f"{entry!r} is no shard of generation {generation}")
     return PoolShard(name, _count(size), samples, promoted)
 

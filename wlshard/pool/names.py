@@ -18,7 +18,8 @@ SETTINGS = "wlshard.json"
 GENERATION = re.compile(r"(.+)@([0-9]{1,10})")  # POOL@n, for readers
 
 _WRITER = r"[0-9]{8}T[0-9]{6}-[A-Za-z0-9_]+-[0-9a-f]{16}"
-_SHARD = re.compile(rf"({_WRITER})-([0-9]{{6,12}})-([0-9]{{1,12}})-([0-9a-f]{{32}})\.tar")
+_SEQ = r"(?!0{6}-)(?:[0-9]{6}|[1-9][0-9]{6,11})"
+_SHARD = re.compile(rf"({_WRITER})-({_SEQ})-(0|[1-9][0-9]{{0,11}})-([0-9a-f]{{32}})\.tar")
 _SCRATCH = re.compile(rf"{SHARDS}/({_WRITER})-([0-9]{{6,12}})-([0-9a-f]{{8}})(-salvage-[0-9a-f]{{16}})?")
 
 
@@ -47,6 +48,17 @@ def host_of(writer: str) -> str:
     return writer.split("-")[1]
 
 
+def writer_of(name: str) -> str:
+    """Give the writer in a shard's name."""
+    return name.rsplit("-", 3)[0]
+
+
+def samples_in(name: str) -> int | None:
+    """Give the samples that a shard's name tells, without taking it apart. None: no shard of ours."""
+    found = _SHARD.fullmatch(name)
+    return None if found is None else int(found[3])
+
+
 class ShardName(NamedTuple):
     """`<writer>-<seq>-<samples>-<32 hex of the tar's sha256>.tar`; seq counts the writer's shards from 1."""
 
@@ -61,8 +73,7 @@ class ShardName(NamedTuple):
         found = _SHARD.fullmatch(name)
         if found is None:
             return None
-        parsed = cls(found[1], int(found[2]), int(found[3]), found[4])
-        return parsed if str(parsed) == name and parsed.seq > 0 else None
+        return cls(found[1], int(found[2]), int(found[3]), found[4])
 
     def __str__(self) -> str:
         return f"{self.writer}-{self.seq:06d}-{self.samples}-{self.sha256}.tar"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wlshard import clock
 from wlshard.errors import NotFound, UsageError
 from wlshard.pool.accounting import PIN, Accounting, Note
-from wlshard.pool.buffer import SealedShard, sealed_shards
+from wlshard.pool.buffer import SealedShard, sealed_shards, waiting
 from wlshard.pool.generations import Generations
 from wlshard.pool.lease import Lease
 from wlshard.pool.manifest import FORMAT, Manifest, Stub, parse_object
@@ -129,10 +129,7 @@ class Pool:
         Lists the store: 20 ms for 1,000 local shards.
         """
         self.require()
-        newest = self.newest()
-        return sorted(
-            shard for shard in sealed_shards(self.store) if newest is None or not newest.covers(shard.parsed)
-        )
+        return sorted(waiting(sealed_shards(self.store), self.newest()))
 
     def rotate(
         self,

@@ -13,12 +13,11 @@ from wlshard.pool.accounting import Accounting
 from wlshard.pool.generations import Generations
 from wlshard.pool.manifest import Manifest, Stub
 from wlshard.pool.names import CONDEMNED, SHARDS, ShardName, condemned_name, lease_name, manifest_name
+from wlshard.pool.salvage import STALE_S
 from wlshard.store.base import Entry, Store
 from wlshard.tar.index import index_name
 
 log = logging.getLogger(__name__)
-
-STALE_S = 86_400.0  # what nobody has written to for so long, and cannot be told to be alive, is of the dead
 
 
 class Retirement(NamedTuple):

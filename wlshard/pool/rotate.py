@@ -6,16 +6,20 @@ import logging
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
 from wlshard import clock
 from wlshard.errors import UsageError
-from wlshard.pool.buffer import SealedShard, advance, sealed_shards, verify
+from wlshard.pool.buffer import SealedShard, advance, sealed_shards, verify, waiting
 from wlshard.pool.generations import Generations
 from wlshard.pool.manifest import Manifest, PoolShard, Quarantined
+from wlshard.pool.names import writer_of
 from wlshard.store.base import Store
 
 log = logging.getLogger(__name__)
+
+_age = attrgetter("promoted", "name")
 
 
 class Count(NamedTuple):
@@ -117,7 +121,7 @@ class _Plan(NamedTuple):
 def _plan(store: Store, parent: Manifest, floor: int, policy: Policy) -> _Plan:
     generation = parent.generation + 1
     listed = list(sealed_shards(store))
-    verdict = verify(store, (shard for shard in listed if not parent.covers(shard.parsed)))
+    verdict = verify(store, waiting(listed, parent))
     new = [PoolShard(each.name, each.bytes, each.samples, generation) for each in verdict.good]
     promoted = Count.of(new)
     young = parent.shards
@@ -126,9 +130,10 @@ def _plan(store: Store, parent: Manifest, floor: int, policy: Policy) -> _Plan:
         stale = {shard.name for shard in listed if shard.mtime < oldest}
         young = tuple(shard for shard in young if shard.name not in stale)
     old = _keep(young, policy.pool_samples - promoted.samples)
-    kept, dropped = Count.of(old), Count.of(set(parent.shards) - set(old))
+    kept, before = Count.of(old), Count.of(parent.shards)
+    dropped = Count(*(had - has for had, has in zip(before, kept, strict=True)))
     names = {shard.name for shard in listed}
-    writers = {shard.parsed.writer for shard in listed} | {shard.writer for shard in old}
+    writers = set(map(writer_of, names)) | {shard.writer for shard in old}
     child = Manifest(
         generation=generation,
         parent=parent.digest,
@@ -152,7 +157,3 @@ def _keep(shards: Iterable[PoolShard], samples: int) -> list[PoolShard]:
         kept.append(shard)
         samples -= shard.samples
     return kept
-
-
-def _age(shard: PoolShard) -> tuple[int, str]:
-    return shard.promoted, shard.name

@@ -18,12 +18,13 @@ from wlshard.tar.reader import read_members
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
+STALE_S = 86_400.0  # what was not written to for so long is of the dead, where locks cannot tell
 
 Members = list[tuple[str, int, int]]  # name, offset of the data, size
 
 
 def salvage(store: Store) -> list[str]:
-    """Seal what dead writers of this machine left in their scratch; give the shards' names.
+    """Seal what dead writers of this machine left in scratch, or others a day ago; give the shards' names.
 
     Equal scratch gives equal shards, and it is deleted last: dying on the way, or doing this twice at once,
     changes nothing. What the store does not let us seal now, on a full disk say, waits for the next time.
@@ -31,7 +32,7 @@ def salvage(store: Store) -> list[str]:
     sealed = []
     for entry in list(store.drafts(f"{SHARDS}/")):
         scratch = ScratchName.parse(entry.name)
-        if scratch is None or not (scratch.boot == boot_id() or host_of(scratch.writer) == this_host()):
+        if scratch is None or not (_is_ours(scratch) or entry.mtime < store.now() - STALE_S):
             continue  # locks do not reach other machines on every file system: those look after their own
         try:
             if scratch.copy:
@@ -43,13 +44,17 @@ def salvage(store: Store) -> list[str]:
     return sealed
 
 
+def _is_ours(scratch: ScratchName) -> bool:
+    return scratch.boot == boot_id() or host_of(scratch.writer) == this_host()
+
+
 def _seal_whole(store: Store, entry: Entry, scratch: ScratchName) -> ShardName | None:
     url = object_url(store.url, entry.name)
     reader = store.reopen(entry.name)
     if reader is None:
         return None  # another salvager was first
     with reader:
-        if scratch.boot != boot_id() and entry.mtime < booted_at():
+        if _is_ours(scratch) and scratch.boot != boot_id() and entry.mtime < booted_at():
             log.warning("%s was not yet on disk when this machine went down: it is dropped", url)
             members = []
         else:

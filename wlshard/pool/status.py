@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wlshard.pool.accounting import WINDOW_S
-from wlshard.pool.buffer import sealed_shards
+from wlshard.pool.buffer import sealed_shards, waiting
 from wlshard.pool.manifest import Manifest
 from wlshard.pool.rotate import Count
 
@@ -60,7 +60,6 @@ def pool_status(pool: Pool) -> PoolStatus:
     reading = Count.of(newest.shards)
     names = {shard.name for shard in newest.shards}
     listed = list(sealed_shards(pool.store))
-    waiting = [shard for shard in listed if not newest.covers(shard.parsed)]
     now = pool.store.now()
     notes = pool.served(newest.generation)
     served = sum(note.served for note in notes)
@@ -69,7 +68,7 @@ def pool_status(pool: Pool) -> PoolStatus:
         pool=pool.url,
         generation=newest.generation,
         **reading._asdict(),
-        buffer=Count.of(waiting),
+        buffer=Count.of(list(waiting(listed, newest))),
         generated_per_s=sum(shard.samples for shard in listed if now - shard.mtime <= WINDOW_S) / WINDOW_S,
         served_per_s=sum(note.per_s for note in notes if now - note.updated <= WINDOW_S),
         served=served,

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from wlshard.errors import UsageError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What listing and stat know of an object. `mtime`: seconds since the epoch by the store's own clock."""
 
     name: str
@@ -149,8 +148,8 @@ class Store(Protocol):
         """Delete abandoned scratch."""
         ...
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """List visible objects whose name starts with prefix, in no particular order; never scratch."""
+    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
+        """List visible objects, by how their names begin and end, in no particular order; never scratch."""
         ...
 
     def stat(self, name: str) -> Entry: ...

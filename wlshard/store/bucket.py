@@ -110,11 +110,12 @@ class BucketStore(FarStore):
         folder = f"{_scratch_root()}/{hashlib.sha256(self.url.encode()).hexdigest()[:32]}"
         return LocalStore(folder, folder)
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
         skip = len(self._prefix)
         for entry in self.entries(self._prefix + prefix):
             name = entry.name[skip:]
-            if name and not name.endswith("/"):  # what consoles make to stand for a folder
+            # Consoles make names with a slash at their end to stand for folders.
+            if name and name.endswith(suffix) and not name.endswith("/"):
                 yield Entry(name, entry.bytes, entry.mtime)
 
     def stat(self, name: str) -> Entry:

@@ -77,13 +77,13 @@ class ForeignStore:
         with self.open(name) as reader:
             return read_whole(reader, reader.bytes)
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
         files, root = self._place
         with errors_of(self.url):
             found = files.find(root + prefix.rpartition("/")[0], detail=True)
         for path, about in found.items():
             name = path.removeprefix(root)
-            if name.startswith(prefix):
+            if name.startswith(prefix) and name.endswith(suffix):
                 yield _entry(name, about)
 
     def stat(self, name: str) -> Entry:

@@ -60,7 +60,7 @@ class HttpStore(FarStore):
     def reopen(self, name: str) -> None:
         return None
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
         raise UsageError(
             "a web server does not list: name the shards, as in x-{0000..0147}.tar", url=self.url
         )

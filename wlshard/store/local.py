@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Self
 
@@ -120,7 +120,7 @@ class LocalStore:
         return LocalDraft(self, name, lock)  # without locks it is never known to be abandoned, no more
 
     def drafts(self, prefix: str = "") -> Iterator[Entry]:
-        for entry in self._walk(prefix, scratch=True):
+        for entry in self._walk(prefix, SCRATCH, scratch=True):
             if entry.bytes or clock.now() - entry.mtime >= NEWBORN_S:
                 name = entry.name.removesuffix(SCRATCH)
                 lock = self._take(name)
@@ -146,10 +146,10 @@ class LocalStore:
     def drop(self, name: str) -> None:
         self.delete(name + SCRATCH)
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        return self._walk(prefix, scratch=False)
+    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
+        return self._walk(prefix, suffix, scratch=False)
 
-    def _walk(self, prefix: str, *, scratch: bool) -> Iterator[Entry]:
+    def _walk(self, prefix: str, suffix: str, *, scratch: bool) -> Iterator[Entry]:
         pending = [prefix.rpartition("/")[0]]
         while pending:
             folder = pending.pop()
@@ -161,7 +161,7 @@ class LocalStore:
                 try:
                     if found.is_dir(follow_symlinks=False):
                         pending.append(name)
-                    elif name.endswith(SCRATCH) == scratch:
+                    elif name.endswith(suffix) and name.endswith(SCRATCH) == scratch:
                         status = found.stat()
                         if not stat.S_ISDIR(status.st_mode):
                             yield Entry(name, status.st_size, status.st_mtime)
@@ -170,12 +170,13 @@ class LocalStore:
                     if not isinstance(refusal, NotFound):  # deleted since, or a link to nowhere
                         raise refusal from error
 
-    def _scan(self, folder: str) -> Iterable[os.DirEntry[str]]:
-        try:
-            with errors_of(object_url(self.url, folder)), os.scandir(f"{self.root}/{folder}") as entries:
-                return tuple(entries)
-        except NotFound:
-            return ()
+    def _scan(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        with (
+            suppress(NotFound),
+            errors_of(object_url(self.url, folder)),
+            os.scandir(f"{self.root}/{folder}") as entries,
+        ):
+            yield from entries
 
     def stat(self, name: str) -> Entry:
         with errors_of(object_url(self.url, name)):

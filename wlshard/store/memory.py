@@ -101,10 +101,10 @@ class MemoryStore:
     def drop(self, name: str) -> None:
         _scratch.pop(self._key(name), None)
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
         full = self._below(prefix)
         for key, (data, mtime) in list(_objects.items()):
-            if key.startswith(full):
+            if key.startswith(full) and key.endswith(suffix):
                 yield Entry(key.removeprefix(self._root), len(data), mtime)
 
     def stat(self, name: str) -> Entry:

@@ -97,6 +97,7 @@ class StoreContract(ReadContract):
             n for n in OBJECTS if n.startswith("shards/")
         }
         assert [entry.name for entry in laid.list("shards/la")] == ["shards/large.tar"]
+        assert [entry.name for entry in laid.list("shards/", ".tar")] == ["shards/large.tar"]
         assert list(laid.list("nowhere/")) == []
         assert all(abs(entry.mtime - laid.now()) < 3600 for entry in laid.list())
 

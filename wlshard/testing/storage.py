@@ -89,9 +89,9 @@ class RecordingStore:
         with self.doing("drop", name):
             self.store.drop(name)
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
         with self.doing("list", prefix):
-            return iter(list(self.store.list(prefix)))
+            return iter(list(self.store.list(prefix, suffix)))
 
     def stat(self, name: str) -> Entry:
         with self.doing("stat", name):
