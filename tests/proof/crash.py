@@ -1,0 +1,110 @@
+"""Crash, look, recover as anybody would, look again: what is wrong is told, call by call."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from unittest.mock import patch
+
+from disk import Dead, Disk
+from invariants import Seen, look
+from stories import take_over
+
+from wlshard.errors import NotFound, WlshardError
+from wlshard.pool.names import ScratchName, boot_id
+from wlshard.pool.pool import Pool
+from wlshard.store import files
+
+KILLS = ["kill", "torn kill"]
+LOSSES = ["all", "bytes", "zeros", "some", "some", "some"]
+BOOT = boot_id()
+
+
+def crashes(disk: Disk, place: str, losses: list[str], first: int = 0) -> Iterator[str]:
+    """Crash after each call from `first` on, in each way; yield what is wrong."""
+    for upto in range(first, len(disk.calls) + 1):
+        for number, loss in enumerate(losses):
+            for fault in after_crash(disk, upto, loss, f"{place}/crashed", number):
+                yield f"call {upto} of {len(disk.calls)}, {loss}: {fault}"
+
+
+def after_crash(disk: Disk, upto: int, loss: str, target: str, seed: int) -> list[str]:
+    os.makedirs(target)
+    disk.lay(upto, loss, target, seed)
+    told, power = disk.marks(upto), loss not in KILLS
+    try:
+        before = look(target, told)
+        with (
+            patch("wlshard.pool.salvage.boot_id", lambda: "f" * 8 if power else BOOT),
+            patch("wlshard.pool.salvage.booted_at", lambda: float("inf") if power else 0.0),
+        ):
+            try:
+                recover(target)
+            except WlshardError as error:
+                return [*before.faults, f"I8: recovery needs a hand: {error}"]
+        after = look(target, told)
+        return before.faults + after.faults + lost(before, after) + left(target)
+    finally:
+        shutil.rmtree(target)
+
+
+def recover(root: str) -> None:
+    """Do what is done next in any case."""
+    try:
+        Pool(root).rotate()
+    except NotFound:
+        Pool(root).create().rotate()
+    Pool(root).retire()
+
+
+def lost(before: Seen, after: Seen) -> list[str]:
+    """Compare two looks: slots stay as they were, and each sealed shard has been promoted by now."""
+    faults = [
+        f"I3: generation {number} changed"
+        for number, (old, new) in enumerate(zip(before.slots, after.slots, strict=False))
+        if old.digest != new.digest
+    ]
+    if len(after.slots) < len(before.slots):
+        faults.append("I3: a generation went")
+    returned = [stub.generation for stub in before.stubs if stub not in after.stubs]
+    faults += [f"I11: generation {generation} came back" for generation in returned]
+    faults += [f"I8: {name} is not swept" for name in after.unswept]
+    wanted, promoted = set(before.keys(before.waiting)), set(after.keys(set(after.promoted)))
+    return [*faults, *(f"I2: sample {key} was never promoted" for key in sorted(wanted - promoted))]
+
+
+def left(root: str) -> list[str]:
+    """List the scratch of writers that recovery left: there is none, for they are dead."""
+    found = os.listdir(f"{root}/shards") if os.path.isdir(f"{root}/shards") else []
+    scratch = (name for name in found if ScratchName.parse(f"shards/{name.removesuffix('.partial')}"))
+    return [f"I8: {name} was left" for name in scratch]
+
+
+def killed(disk: Disk, story: Callable[[Disk], None], at: int) -> bool:
+    """Tell a story whose process is killed after so many calls. False: it ended before."""
+    disk.dies_at = len(disk.calls) + at
+    try:
+        story(disk)
+    except Dead:
+        return True
+    finally:
+        disk.dies_at = None
+        for lock in list(files._open):  # as the system does for a dead process
+            lock.close()
+    return False
+
+
+def twice(
+    new_disk: Callable[[], Disk], place: str, story: Callable[[Disk], None], kills: Iterable[int]
+) -> Iterator[str]:
+    """Kill a story's process at each of these calls, let another go on, and take the power from that one."""
+    for at in kills:
+        disk = new_disk()
+        with disk.noting():
+            if not killed(disk, story, at):
+                return
+            begun = len(disk.calls)
+            take_over(disk)
+        for fault in crashes(disk, place, LOSSES[:4], first=begun):
+            yield f"killed after {at}, then {fault}"

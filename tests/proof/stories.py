@@ -1,0 +1,97 @@
+"""What a pool's users do; what they are told is noted on the disk, so that it can be held against a crash."""
+
+from __future__ import annotations
+
+import os
+
+from disk import Disk
+
+from wlshard.pool.pool import Pool
+from wlshard.pool.writer import ShardWriter
+
+
+def create(disk: Disk) -> None:
+    Pool(disk.root).create()
+    disk.mark("created")
+
+
+def write(disk: Disk, name: str, samples: int) -> None:
+    """Write samples `<name><n>` of 3 kB, two to a shard."""
+    writer = ShardWriter(Pool(disk.root), shard_samples=2)
+    told = 0
+    for number in range(samples):
+        writer.write({"__key__": f"{name}{number}", "bin": bytes([number + 1]) * 3000, "txt": name})
+        if writer._shard is not None:
+            writer._shard.flush()  # as happens after 0.2 s
+        told = tell(disk, writer, told)
+    writer.close()
+    tell(disk, writer, told)
+
+
+def tell(disk: Disk, writer: ShardWriter, told: int) -> int:
+    for url in writer.shards[told:]:
+        disk.mark(f"sealed {url.rpartition('/')[2]}")
+    return len(writer.shards)
+
+
+def rotate(disk: Disk, pool_samples: int = 0) -> None:
+    done = Pool(disk.root).rotate(pool_samples=pool_samples)
+    if done.committed:
+        disk.mark(f"rotated {done.generation} {Pool(disk.root).manifest(done.generation).digest}")
+
+
+def retire(disk: Disk) -> None:
+    for generation in Pool(disk.root).retire().retired:
+        disk.mark(f"retired {generation}")
+
+
+def a_writer(disk: Disk) -> None:
+    create(disk)
+    write(disk, "a", 5)
+
+
+def rotations(disk: Disk) -> None:
+    create(disk)
+    for name, pool_samples in (("a", 0), ("b", 6), ("c", 0)):
+        write(disk, name, 4)
+        rotate(disk, pool_samples)
+
+
+def a_pool_in_old_folders(disk: Disk) -> None:
+    for folder in ("shards", "generations"):
+        os.mkdir(f"{disk.root}/{folder}")
+        disk.sync(folder)
+    create(disk)
+
+
+def take_over(disk: Disk) -> None:
+    """Go on where another was killed."""
+    create(disk)
+    write(disk, "z", 2)
+    rotate(disk)
+    retire(disk)
+
+
+def retirements(disk: Disk) -> None:
+    create(disk)
+    for name in "abcd":
+        write(disk, name, 3)
+        rotate(disk, pool_samples=4)
+        retire(disk)
+
+
+def pins(disk: Disk) -> None:
+    create(disk)
+    for name in "abc":
+        write(disk, name, 1)
+        rotate(disk)
+        if name == "a":
+            Pool(disk.root).pin("best")
+            disk.mark("pinned 1")
+        retire(disk)
+    disk.mark("unpinning 1")
+    Pool(disk.root).unpin("best")
+    retire(disk)
+
+
+STORIES = [a_writer, rotations, retirements, pins, a_pool_in_old_folders]

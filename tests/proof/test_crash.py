@@ -1,0 +1,78 @@
+"""A crash after any call to the system: nothing that was promised is lost, torn or there twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+
+import pytest
+from crash import KILLS, LOSSES, crashes, twice
+from disk import Disk
+from stories import STORIES, a_writer, retirements, rotations
+
+
+@pytest.fixture
+def place() -> Iterator[str]:
+    """A folder in memory: no disk is needed, the loss of power is ours."""
+    folder = tempfile.mkdtemp(prefix="proof-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def new_disk(place: str) -> Callable[[], Disk]:
+    def make() -> Disk:
+        shutil.rmtree(f"{place}/pool", ignore_errors=True)
+        os.mkdir(f"{place}/pool")
+        return Disk(f"{place}/pool")
+
+    return make
+
+
+def told(new_disk: Callable[[], Disk], story: Callable[[Disk], None]) -> Disk:
+    disk = new_disk()
+    with disk.noting():
+        story(disk)
+    return disk
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("losses", [KILLS, LOSSES], ids=["killed", "power lost"])
+def test_nothing_is_lost_torn_or_twice_wherever_it_ends(new_disk, place, story, losses):
+    disk = told(new_disk, story)
+    assert list(crashes(disk, place, losses)) == []
+
+
+@pytest.mark.parametrize("story", [a_writer, rotations, retirements])
+def test_nor_where_a_process_was_killed_and_the_power_goes_while_another_takes_over(new_disk, place, story):
+    assert list(twice(new_disk, place, story, range(0, 400, 11))) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("story", STORIES)
+def test_nor_wherever_that_was(new_disk, place, story):
+    assert list(twice(new_disk, place, story, range(400))) == []
+
+
+@pytest.mark.timeout(300)
+def test_each_fsync_is_needed(new_disk, place):
+    """Leave out one at a time: some crash must tell."""
+    sites = {call.site for story in STORIES for call in told(new_disk, story).calls if call.site}
+    assert len(sites) >= 12
+    unneeded = [site for site in sorted(sites) if not is_missed(new_disk, place, site)]
+    assert unneeded == []
+
+
+def is_missed(new_disk: Callable[[], Disk], place: str, site: str) -> bool:
+    def without() -> Disk:
+        disk = new_disk()
+        disk.skipped_site = site
+        return disk
+
+    for story in STORIES:
+        disk = told(without, story)
+        if disk.skipped_at and any(crashes(disk, place, LOSSES[:4], first=disk.skipped_at[0])):
+            return True
+    return any(any(twice(without, place, story, range(400))) for story in STORIES)
