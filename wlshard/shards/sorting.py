@@ -155,8 +155,10 @@ class _Window:
         if at < self._base or at + size > self._base + self._filled:
             if size > len(self._data):
                 return self._read(memoryview(blocks_of_this_thread().take(size))[:size], at)
+            had = max(0, self._base + self._filled - at) if at >= self._base else 0
+            self._data[:had] = self._data[self._filled - had : self._filled]
             self._base, self._filled = at, min(len(self._data), self._end - at)
-            self._read(self._data[: self._filled], at)
+            self._read(self._data[had : self._filled], at + had)
         return self._data[at - self._base : at - self._base + size]
 
     def _read(self, target: memoryview, at: int) -> memoryview:
