@@ -193,6 +193,7 @@ def test_verify_adds_what_its_json_promises(shards: str, tmp_path: Path) -> None
     code, whole = verified(shards)
     assert (code, whole["ok"], whole["faults"], whole["leftovers"]) == (0, True, [], [])
     assert {**whole, **told(shards)} == whole  # and all that is there without it
+    assert verified(shards, "-c", 2)[1]["looked_at"] == 2
     path = tmp_path / "x-000001.tar"
     data = bytearray(path.read_bytes())
     data[0] ^= 1

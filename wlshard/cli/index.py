@@ -51,7 +51,10 @@ def main(shards: tuple[str, ...], missing: bool, force: bool, as_json: bool) -> 
 
         print(json.dumps(made))
     else:
-        print(f"wl-index: {made['samples']:,} samples in {made['shards']:,} shards indexed", file=sys.stderr)
+        from wlshard.report.text import counted
+
+        told = f"{counted(made['samples'], 'sample')} in {counted(made['shards'], 'shard')} indexed"
+        print(f"wl-index: {told}", file=sys.stderr)
     if fault is not None:
         raise fault
 

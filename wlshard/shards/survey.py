@@ -95,7 +95,12 @@ class Survey:
         self._max_member_bytes = max_member_bytes
 
     def add(self, sample: Sample) -> bool:
-        """Look at a sample as it was read; False: it was the last. CodecError names url, key and member."""
+        """Look at a sample as it was read, up to the limit; False: it is reached.
+
+        CodecError names url, key and member.
+        """
+        if self._limit and self.looked_at >= self._limit:
+            return False
         decoded = dict(sample)
         for name in fields_of(sample):
             data = sample[name]
