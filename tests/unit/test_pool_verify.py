@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import gzip
 import os
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 from pools import WRITER_A, seal_by_hand, tar_of
 
 from wlshard.errors import NotFound
+from wlshard.pool.manifest import Stub
 from wlshard.pool.names import scratch_name
 from wlshard.pool.pool import Pool
 from wlshard.pool.verify import verify_pool
@@ -93,8 +94,9 @@ def test_more_samples_than_the_name_says_are_a_fault(tmp_path: Path) -> None:
         ),  # the next one's parent is another
         (lambda slots: slots[1].write_bytes(b"{}"), 1),
         (lambda slots: slots[1].unlink(), 1),
+        (lambda slots: slots[0].unlink(), 1),
         (lambda slots: slots[2].write_bytes(b"\0\0"), 1),
-        (lambda slots: slots[2].write_bytes(slots[1].read_bytes()), 1),
+        (lambda slots: slots[2].write_bytes(slots[1].read_bytes()), 2),
     ],
 )
 def test_the_chain_of_manifests_is_followed(pool: Pool, tmp_path: Path, change: object, faults: int) -> None:
@@ -106,13 +108,29 @@ def test_the_chain_of_manifests_is_followed(pool: Pool, tmp_path: Path, change: 
 
 def test_the_stub_of_a_retired_generation_keeps_the_chain(pool: Pool, tmp_path: Path) -> None:
     manifest = pool.manifest(1)
-    stub = {"generation": 1, "digest": manifest.digest, "txn": manifest.txn}
-    (tmp_path / "pool/generations/0000000001.json").write_text(json.dumps(stub))
+    slot = tmp_path / "pool/generations/0000000001.json"
+    slot.write_bytes(Stub(1, manifest.digest, manifest.txn).encode())
     result = verify_pool(pool)
     assert result.faults == []
     assert len(result.leftovers) == 2  # what generation 1 alone named, until it is swept
-    (tmp_path / "pool/generations/0000000001.json").write_text(json.dumps({**stub, "digest": "0"}))
+    slot.write_bytes(Stub(1, "0", manifest.txn).encode())
     assert kinds(verify_pool(pool)) == ["manifest"]
+
+
+def test_a_pool_that_was_retired_and_swept_has_no_faults(pool: Pool) -> None:
+    pool.rotate()
+    assert pool.retire().retired
+    result = verify_pool(pool)
+    assert (result.faults, result.leftovers) == ([], [])
+
+
+def test_a_shard_that_cannot_be_read_on_is_still_hashed_to_its_end(tmp_path: Path) -> None:
+    pool = Pool(f"{tmp_path}/pool").create()
+    seal_by_hand(pool.store, WRITER_A, 1, data=gzip.compress(b"x")[:15] + b"\xff" * 1_000_000)
+    assert [(fault.kind, fault.message[:3]) for fault in verify_pool(pool).faults] == [
+        ("tar", "the"),
+        ("name", "0 w"),
+    ]
 
 
 def test_what_is_left_over_is_listed_and_no_fault(pool: Pool, tmp_path: Path) -> None:
@@ -151,7 +169,7 @@ def test_a_shard_retired_while_the_pool_is_verified_is_no_fault(pool: Pool) -> N
     def retire() -> None:
         slot = Path(pool.store.path("generations/0000000001.json"))
         manifest = pool.manifest(1)
-        slot.write_text(json.dumps({"generation": 1, "digest": manifest.digest, "txn": manifest.txn}))
+        slot.write_bytes(Stub(1, manifest.digest, manifest.txn).encode())
         for url in (first, second):
             os.unlink(url)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 
 from wlshard.errors import NotFound, UsageError, WlshardError
-from wlshard.pool.manifest import Manifest, PoolShard, parse_manifest
+from wlshard.pool.manifest import Manifest, PoolShard, parse_slot
 from wlshard.pool.names import GENERATIONS, SHARDS, ShardName, manifest_name
 from wlshard.pool.pool import Pool
 from wlshard.shards.verify import AWAY, Findings, Look, Meter, Progress, Verification, verify_shard
@@ -20,9 +19,13 @@ _SLOT = re.compile(rf"{GENERATIONS}/([0-9]{{10}})\.json")
 
 @dataclass
 class _Chain:
-    """What the manifests say. `shards`: all that one of them names; `newest`: None if the last is damaged."""
+    """What the manifests say: the shards that any of them names, or sets aside with a reason.
+
+    `newest`: None if the last is damaged.
+    """
 
     shards: dict[str, PoolShard] = field(default_factory=dict)
+    quarantined: dict[str, str] = field(default_factory=dict)
     newest: Manifest | None = None
 
 
@@ -45,12 +48,11 @@ def verify_pool(
     chain = _chain(pool, found, generation)
     result.take(found)
     newest = chain.newest or Manifest(-1, None, "")
-    apart = {bad.shard for bad in newest.quarantined}
     listed = {each.name[len(SHARDS) + 1 :]: each.bytes for each in pool.store.list(f"{SHARDS}/")}
     waiting = dict[str, PoolShard]()
     for name in sorted(listed) if generation is None else ():
         parsed = ShardName.parse(name)
-        if parsed is not None and name not in apart and not newest.covers(parsed):
+        if parsed is not None and name not in chain.quarantined and not newest.covers(parsed):
             waiting[name] = PoolShard(name, listed[name], parsed.samples, 0)
     shown = {shard.name for shard in newest.shards} or set(waiting)
     wanted = sorted((chain.shards | waiting).values(), key=lambda shard: shard.name not in shown)
@@ -65,8 +67,8 @@ def verify_pool(
             found.fault(error)
         result.take(found)
     if generation is None:
-        result.quarantined = [bad._asdict() for bad in newest.quarantined]
-        result.leftovers = _leftovers(pool, set(listed), {*chain.shards, *waiting, *apart})
+        result.quarantined = [{"shard": name, "reason": why} for name, why in chain.quarantined.items()]
+        result.leftovers = _leftovers(pool, set(listed), {*chain.shards, *waiting, *chain.quarantined})
     return result
 
 
@@ -107,35 +109,28 @@ def _chain(pool: Pool, found: Findings, generation: int | None) -> _Chain:
             _tell(found, "manifest", "the generation before it is missing: restore it from a backup", url)
             before = None
         try:
-            data = pool.store.read(manifest_name(number))
-            retired = _retired(data)
-            chain.newest = None if retired else parse_manifest(data, url)
+            slot = parse_slot(pool.store.read(manifest_name(number)), url)
         except (*AWAY, UsageError) as error:
             found.fault(error, "manifest")
             before = chain.newest = None
             continue
-        if chain.newest is not None:
-            if chain.newest.generation != number or (before and chain.newest.parent != before):
+        chain.newest = slot if isinstance(slot, Manifest) else None
+        if slot.generation != number:
+            _tell(found, "manifest", f"it is of generation {slot.generation}", url)
+        if isinstance(slot, Manifest):
+            if before is not None and slot.parent != before:
                 _tell(found, "manifest", "it does not follow the manifest before it", url)
             if generation in (None, number):
-                _name(chain, found, chain.newest, url)
-        before = retired or (chain.newest and chain.newest.digest)
+                _name(chain, found, slot, url)
+        before = slot.digest
     return chain
 
 
 def _name(chain: _Chain, found: Findings, manifest: Manifest, url: str) -> None:
+    chain.quarantined |= dict(manifest.quarantined)
     for shard in manifest.shards:
         if chain.shards.setdefault(shard.name, shard) != shard:
             _tell(found, "manifest", f"it says of {shard.name} what an earlier manifest does not", url)
-
-
-def _retired(data: bytes) -> str | None:
-    """Give the digest that the stub of a retired generation keeps; None: it is no stub."""
-    try:
-        content = json.loads(data)
-        return None if "shards" in content else str(content["digest"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _leftovers(pool: Pool, names: set[str], needed: set[str]) -> list[str]:
