@@ -138,11 +138,6 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
         assert child.stderr.read() == b""
 
 
-def test_help_ends_in_an_example_and_the_exit_codes() -> None:
-    text = got("--help").decode()
-    assert text.index("Example:") < text.index("Exit codes:")
-
-
 @pytest.mark.parametrize("skip", ["0", "1"])
 def test_one_field_of_a_local_shard_loads_nothing_heavy(skip: str, shards: list[Path]) -> None:
     code = (

@@ -145,11 +145,6 @@ def test_errors_end_with_their_exit_code(
     assert files(out) == {}
 
 
-def test_help_ends_in_an_example_and_the_exit_codes(out: Path) -> None:
-    text = dump(out, "--help").stdout.decode()
-    assert text.index("Example:") < text.index("Exit codes:")
-
-
 def test_real_files(test_data: Path, out: Path) -> None:
     assert dump(out, "-o", "{key}", test_data / "sample.tgz").returncode == 0
     assert len(files(out)) == 180

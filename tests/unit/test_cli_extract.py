@@ -153,17 +153,6 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
         assert child.stderr.read() == b""
 
 
-def test_help_ends_in_an_example_and_the_exit_codes_and_loads_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom wlshard.cli.extract import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: print([m for m in ('torch', 'numpy', 'fsspec') if m in sys.modules])"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert shown.index("Example:") < shown.index("Exit codes:")
-    assert shown.endswith("[]\n")
-
-
 def test_real_files(test_data: Path) -> None:
     made = lines("-f", "__key__ cls", f"{test_data}/photos-*.tar")
     assert (len(made), made[199]) == (200, "photo00199\t9")

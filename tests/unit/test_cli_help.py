@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +24,7 @@ SCRIPTS = dict(
 )
 ROWS = dict(re.findall(r"^\| `(wl-[\w-]+)([^`]*`.*) \|$", README.replace(r"\|", "|"), re.MULTILINE))
 OPTION = re.compile(r"(?<![\w<>-])--?[a-zA-Z][\w-]*")
+HEAVY = ("torch", "numpy", "fsspec", "webdataset", "tqdm", "cv2", "PIL")
 each_command = pytest.mark.parametrize("name", SCRIPTS)
 
 
@@ -72,6 +75,18 @@ def test_the_help_says_what_each_option_does_and_ends_in_an_example(name: str) -
     assert shown.index("Options:") < shown.index("Example:") < shown.index("Exit codes:")
     for param in main.params:
         assert isinstance(param, click.Argument) or param.help, f"{name} {param.name} has no help"
+
+
+@each_command
+def test_the_help_loads_nothing_heavy(name: str) -> None:
+    code = f"""if True:
+        import sys
+        from {SCRIPTS[name]} import main
+        try: main(["--help"])
+        finally: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)
+    """
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "[]\n")
 
 
 @each_command

@@ -106,11 +106,6 @@ def test_shards_that_would_share_an_index_are_refused(shards: list[Path]) -> Non
     assert index("--force", shards[0], "-").returncode == 2
 
 
-def test_help_ends_in_an_example_and_the_exit_codes() -> None:
-    text = index("--help").stdout.decode()
-    assert text.index("Example:") < text.index("Exit codes:")
-
-
 @pytest.mark.parametrize("kind", ["ustar", "gnu", "pax"])
 def test_an_index_of_a_foreign_tar_reads_its_samples(kind: str, tmp_path: Path) -> None:
     files = {f"./{i:03d}{'long' * (i % 20)}.{ext}": bytes([i]) * i * 997 for i in range(70) for ext in "ab"}

@@ -172,17 +172,6 @@ def test_errors_end_with_their_exit_code(args: list[str], code: int, tmp_path: P
     assert b"Traceback" not in done.stderr
 
 
-def test_help_ends_in_an_example_and_the_exit_codes_and_loads_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom wlshard.cli.info import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: print([m for m in ('torch', 'numpy', 'fsspec') if m in sys.modules])"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert shown.index("Example:") < shown.index("Exit codes:")
-    assert shown.endswith("[]\n")
-
-
 def verified(*args: object, stdin: bytes = b"") -> tuple[int, dict[str, Any]]:
     done = info(*args, "--verify", "--json", stdin=stdin)
     assert done.stderr == b""

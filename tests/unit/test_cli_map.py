@@ -221,11 +221,6 @@ def test_images_decode_as_asked(test_data: Path, tmp_path: Path) -> None:
         assert contents(tmp_path / out)[0][1]["txt"] == expected
 
 
-def test_help_ends_in_an_example_and_the_exit_codes(tmp_path: Path) -> None:
-    text = run("map", "--help", cwd=tmp_path).stdout.decode()
-    assert text.index("Example:") < text.index("Exit codes:")
-
-
 @pytest.mark.parametrize("value", ["A", "memoryview(A)", "memoryview(A).toreadonly()"])
 def test_memory_that_the_code_uses_again_is_written_as_it_was(value: str, tmp_path: Path) -> None:
     shard(tmp_path / "in.tar")

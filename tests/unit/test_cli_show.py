@@ -146,11 +146,6 @@ def test_errors_end_with_their_exit_code(args: list[str], code: int, shard: str)
     assert b"Traceback" not in done.stderr
 
 
-def test_help_ends_in_an_example_and_the_exit_codes() -> None:
-    text = show("--help").stdout.decode()
-    assert text.index("Example:") < text.index("Exit codes:")
-
-
 @pytest.mark.parametrize(
     ("shape", "seen"),
     [

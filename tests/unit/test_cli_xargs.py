@@ -167,8 +167,3 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     (left / "sample.cls").write_text("x")
     done("xargs", "-w", "work", "-c", "true", "in.tar", "-o", "out.tar", cwd=tmp_path)
     assert files(tmp_path / "work") == []
-
-
-def test_help_ends_in_an_example_and_the_exit_codes(tmp_path: Path) -> None:
-    text = run("xargs", "--help", cwd=tmp_path).stdout.decode()
-    assert text.index("Example:") < text.index("Exit codes:")

@@ -7,22 +7,21 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wlshard.cli.entry import SKIPPED
-from wlshard.cli.options import json_option, max_member_option, parallel_option, shards_of
+from wlshard.cli.options import json_option, max_member_option, options, parallel_option, shards_of
 from wlshard.errors import UsageError, printable
 from wlshard.sample import fields_of
 
 if TYPE_CHECKING:
     from wlshard.jobs.each import Done, Made, ShardJob
 
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 ON_ERROR = {"raise": "raise", "abort": "raise", "skip": "skip", "ignore": "ignore"}
 
-_OPTIONS = [
+each_options = options([
     click.option("-o", "--output", required=True, metavar="OUT",
                  help="A shard (.tar .tar.gz .tgz .tar.zst, - for stdout), or by a template one for each "
                  "of IN: out-{0000..0999}.tar, out-%06d.tar."),
@@ -35,14 +34,7 @@ _OPTIONS = [
     max_member_option,
     click.option("--engine", default="local", show_default=True, help="What runs the processes."),
     json_option,
-]  # fmt: skip
-
-
-def each_options(function: Decorated) -> Decorated:
-    """Add the options that wl-map and wl-xargs have in common."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+])  # fmt: skip
 
 
 def sources(source: str | None, retry: str | None) -> tuple[list[str], dict[str, list[str]] | None]:

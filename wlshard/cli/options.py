@@ -13,6 +13,17 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
+def options(several: Sequence[Callable[[Any], Any]]) -> Callable[[Decorated], Decorated]:
+    """Make one decorator of several options; the help lists them in this order."""
+
+    def decorate(function: Decorated) -> Decorated:
+        for option in reversed(several):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
     """A size: `268435456`, `256M`, `256MiB`; units are powers of 1024."""
 
@@ -131,22 +142,6 @@ _DEMO_OPTIONS = [
 ]  # fmt: skip
 
 
-def generator_options(function: Decorated) -> Decorated:
-    """Add the options that wl-gen and wl-run have in common."""
-    return _add(function, _GENERATOR_OPTIONS)
-
-
-def run_options(function: Decorated) -> Decorated:
-    """Add what wl-run says of rotation."""
-    return _add(function, _RUN_OPTIONS)
-
-
-def demo_options(function: Decorated) -> Decorated:
-    """Add what wl-run --demo can be told."""
-    return _add(function, _DEMO_OPTIONS)
-
-
-def _add(function: Decorated, options: Sequence[Callable[[Any], Any]]) -> Decorated:
-    for option in reversed(options):
-        function = option(function)
-    return function
+generator_options = options(_GENERATOR_OPTIONS)  # what wl-gen and wl-run have in common
+run_options = options(_RUN_OPTIONS)  # what wl-run says of rotation
+demo_options = options(_DEMO_OPTIONS)

@@ -15,6 +15,7 @@ from wlshard.shards.grouping import Grouper, split_raw
 from wlshard.shards.reader import OnError, link_table, read_samples, reopens
 from wlshard.shards.scanned import count_samples, find_starts
 from wlshard.shards.tally import Tally
+from wlshard.shards.watch import watched
 from wlshard.store.base import Reader, Store
 from wlshard.store.connect import is_local, locate
 from wlshard.tar.blocks import blocks_of_this_thread
@@ -155,7 +156,7 @@ class ShardAccess:
         if self._located is None:
             self._located = locate(self.url)
         store, name = self._located
-        return store.open(name, at)
+        return watched(lambda: store.open(name, at))
 
     def _look(self) -> Index | None:
         """Find the index, once."""

@@ -11,6 +11,7 @@ from wlshard.errors import StoreUnavailable, UsageError
 from wlshard.sample import Sample
 from wlshard.shards.grouping import Grouper
 from wlshard.shards.tally import Tally
+from wlshard.shards.watch import watched
 from wlshard.store.base import Reader
 from wlshard.store.connect import is_local, local_path, locate
 from wlshard.tar.blocks import blocks_of_this_thread
@@ -66,9 +67,9 @@ def read_samples(
 def open_shard(url: str, start: int = 0) -> Reader:
     """Open a shard for one sequential read; `-` is stdin, which is not closed."""
     if url == "-":
-        return _Stdin()
+        return watched(_Stdin)
     store, name = locate(url)
-    return store.open(name, start)
+    return watched(lambda: store.open(name, start))
 
 
 def link_table(url: str) -> LinkTable | None:

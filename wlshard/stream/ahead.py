@@ -11,6 +11,7 @@ from typing import Generic, Self, TypeVar
 
 from wlshard import clock
 from wlshard.errors import UsageError
+from wlshard.shards.watch import took
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,9 @@ class ReadAhead(Generic[T]):
         error: BaseException | None = None
         try:
             while self._may_read():
+                began = clock.monotonic()
                 item = next(self._source)
+                took(clock.monotonic() - began)
                 with self._state:
                     self._held += self._weigh(item)
                     self._ready.append(item)

@@ -25,7 +25,7 @@ from wlshard.stream.data import Data
 from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.recipe import Recipe, Step
 from wlshard.workers import wire
-from wlshard.workers.main import Begin, Ended, Made, Start, main
+from wlshard.workers.main import SPENT, Begin, Ended, Made, Start, main
 from wlshard.workers.worker import LAST_S, Worker
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Crew:
         self._poll = select.poll()
         self._by_fd: dict[int, Worker] = {}
         self._slots_left = 0
-        self._spent_before = [0.0, 0.0, 0.0]  # by workers that are gone
+        self._spent_before: tuple[float, ...] = (0.0,) * len(SPENT)  # by workers that are gone
         self.turn = 0
 
     def begin(self, data: Data, plan: Plan) -> Shift:
@@ -122,9 +122,8 @@ class Crew:
         self._by_fd, self._poll = {}, select.poll()
         with _uninterrupted():
             for worker in workers:
-                self._spent_before = [
-                    sum(both) for both in zip(self._spent_before, worker.spent_s, strict=True)
-                ]
+                both = zip(self._spent_before, worker.spent, strict=True)
+                self._spent_before = tuple(map(sum, both))
                 worker.hang_up()
             until = clock.monotonic() + LAST_S
             for worker in workers:
@@ -132,14 +131,13 @@ class Crew:
 
     def stats(self) -> dict[str, Any]:
         """Give what is special about workers; `*_s` are sums over all of them."""
-        spent = zip(self._spent_before, *(worker.spent_s for worker in self._workers), strict=True)
-        read, make, idle = map(sum, spent)
+        spent = zip(self._spent_before, *(worker.spent for worker in self._workers), strict=True)
         return {
             "ready": sum(
                 len(word.steps) for w in self._workers for word in w.inbox if isinstance(word, Made)
             ),
             "slots_left": self._slots_left,
-            "workers": {"read_s": read, "make_s": make, "idle_s": idle},
+            "workers": dict(zip(SPENT, map(sum, spent), strict=True)),
         }
 
     def damage(self) -> int:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -20,6 +20,7 @@ import numpy as np
 from wlshard import clock
 from wlshard.errors import UserCodeError
 from wlshard.sample import KEY, URL, Sample
+from wlshard.shards.watch import Cost, watching
 from wlshard.stream.data import Data
 from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.recipe import Maker, Recipe
@@ -32,6 +33,8 @@ T = TypeVar("T")
 PAGE_BYTES = 4096  # what a worker is at; the parent looks there when it has died
 FILL_BYTES = 1 << 18  # steps share a message up to here, or up to so many seconds
 FILL_S = 0.005
+# Waiting for data, making steps, waiting for a slot; the cost of reading.
+SPENT = ("read_s", "make_s", "idle_s", "reader_s", "store_s", "store_bytes", "store_requests")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Made(NamedTuple):
     steps: list[Packed]
     dropped: list[int]  # slots that are no more
     damage: int  # faults gone past in the data so far, which have no place in the order
-    spent_s: tuple[float, ...]  # waiting for data, making steps, waiting for a slot
+    spent: tuple[float, ...]  # as SPENT names it
 
 
 class Ended(NamedTuple):
@@ -91,14 +94,15 @@ def main(end: socket.socket, start: Start) -> None:
     if start.follows:
         die_with_parent(start.parent, signal.SIGKILL)
     try:
-        _Worker(end, start).run()
+        with watching() as cost:
+            _Worker(end, start, cost).run()
     except wire.Gone:
         sys.stdout.flush()
         os._exit(0)  # without regard to a read under way
 
 
 class _Worker:
-    def __init__(self, end: socket.socket, start: Start) -> None:
+    def __init__(self, end: socket.socket, start: Start, cost: Cost) -> None:
         self._end = end
         self._number = start.number
         self._data = copy(start.data)  # the parent's has shards open
@@ -109,6 +113,7 @@ class _Worker:
         self._next: Begin | None = None  # what to begin once the turn under way has been left
         self._stopped = False
         self._spent_s = [0.0, 0.0, 0.0]
+        self._cost = cost
         wire.send(end, os.getpid(), [page])
         os.close(page)
 
@@ -177,7 +182,7 @@ class _Worker:
         if not filling.packed:
             self._slots.keep(slot)
             return
-        damage, spent = self._data.skipped.faults, tuple(self._spent_s)
+        damage, spent = self._data.skipped.faults, (*self._spent_s, *astuple(self._cost))
         made = Made(turn, slot.number, slot.size, filling.packed, self._slots.dropped, damage, spent)
         wire.send(self._end, made, [slot.fd] if slot.fd >= 0 else [])
         self._slots.sent(slot)

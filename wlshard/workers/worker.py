@@ -16,7 +16,7 @@ from wlshard.errors import WorkerDied
 from wlshard.stream.data import Data
 from wlshard.stream.recipe import Step
 from wlshard.workers import wire
-from wlshard.workers.main import PAGE_BYTES, Back, Ended, Made
+from wlshard.workers.main import PAGE_BYTES, SPENT, Back, Ended, Made
 from wlshard.workers.memory import Bytes, Memory
 from wlshard.workers.slots import SLOTS
 
@@ -72,7 +72,7 @@ class Worker:
         self.data = data  # that it has
         self.inbox: deque[Made | Ended] = deque()
         self.damage = 0
-        self.spent_s: tuple[float, ...] = (0.0, 0.0, 0.0)
+        self.spent: tuple[float, ...] = (0.0,) * len(SPENT)
         self._process = process
         self._page = -1
         self._slots: dict[int, Slot] = {}
@@ -108,7 +108,7 @@ class Worker:
                 self._slots[word.slot] = Slot(word.slot, None, self.end)
             for number in word.dropped:
                 self._slots.pop(number, None)
-            self.damage, self.spent_s = word.damage, word.spent_s
+            self.damage, self.spent = word.damage, word.spent
             if word.turn != turn:
                 self.tell(Back(word.slot, left=False))
         if word.turn == turn:
