@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -230,6 +231,24 @@ def test_a_field_that_does_not_decode_is_counted_while_verifying(tmp_path: Path)
     code, found = verified(out.shards[0])
     assert (code, found["fields"]["npy"]["undecodable"], found["fields"]["cls"]["undecodable"]) == (0, 1, 0)
     assert b"1 field could not be decoded" in info(out.shards[0], "--verify").stdout
+
+
+def test_watch_tells_a_pools_state_until_it_is_interrupted(shards: str, tmp_path: Path) -> None:
+    pool = Pool(f"{tmp_path}/pool").create()
+    command = [sys.executable, "-m", "wlshard.cli.info", pool.url, "--watch", "0.01", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as watching:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["generation"] == 0
+        with ShardWriter(pool) as out:
+            out.write({"cls": 1})
+        pool.rotate()
+        while json.loads(watching.stdout.readline())["generation"] != 1:
+            pass
+        watching.send_signal(signal.SIGINT)
+        watching.stdout.read()
+    assert watching.returncode == 130
+    for words in ([shards, "--watch"], [pool.url, "--watch", "1", "--verify"]):
+        assert info(*words).returncode == 2
 
 
 def test_real_files(test_data: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tars import END, header, member
 
@@ -21,7 +21,7 @@ from wlshard.codecs import encode
 from wlshard.pool.pool import Pool
 from wlshard.pool.writer import ShardWriter
 from wlshard.report.charts import histogram
-from wlshard.report.gather import BINS, CLASSES, SAMPLES, FieldCharts, Gathered, Histogram
+from wlshard.report.gather import BINS, CHARTS, CLASSES, SAMPLES, FieldCharts, Gathered, Histogram
 from wlshard.report.html import FAULTS, FIELDS, page
 from wlshard.shards.survey import FieldSurvey
 
@@ -186,6 +186,7 @@ def test_a_page_stays_small_whatever_is_told(tmp_path: Path) -> None:
     for number in range(SAMPLES + 5):
         sample = {f"{at}{long}": noise for at in range(60)}
         gathered.watch({"__key__": f"{number}{long}", **sample}, dict.fromkeys(sample, 9))
+    assert len(gathered.charts) == CHARTS
     data = page(long, found, gathered)
     assert len(data) < 8_000_000
     shown = Page(data)
@@ -226,6 +227,7 @@ NUMBERS = st.one_of(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(NUMBERS, min_size=1, max_size=6))
+@example([[0.0], [524288.0]])  # bins made for nothing but zeros
 def test_every_number_is_counted_in_the_bin_that_holds_it(batches: list[list[float]]) -> None:
     bins, expected = Histogram(), list[float]()
     for batch in batches:

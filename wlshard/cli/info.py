@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -13,12 +13,14 @@ from wlshard.cli.options import force_option, json_option, max_member_option
 from wlshard.errors import TarError, UsageError, WlshardError
 
 if TYPE_CHECKING:
+    from wlshard.pool.pool import Pool
     from wlshard.pool.source import Resolved
     from wlshard.report.gather import Gathered
     from wlshard.shards.survey import Survey
     from wlshard.shards.verify import Verification
 
 LOOKED_AT = 1000
+WATCH_S = "2"
 
 
 @command(
@@ -29,6 +31,7 @@ LOOKED_AT = 1000
     wl-info /data/pool --verify
     cat train.tar | wl-info - -c 0 -d none
     """,
+    bare={"--watch": WATCH_S},
 )
 @click.argument("url")
 @click.option("-c", "--count", type=click.IntRange(min=0), default=LOOKED_AT, show_default=True,
@@ -40,12 +43,14 @@ LOOKED_AT = 1000
 )
 @click.option("--html", "report", metavar="FILE",
               help="Write a page: fields, histograms, classes, pictures, faults; - is stdout.")  # fmt: skip
+@click.option("--watch", type=click.FloatRange(min=0, min_open=True), metavar="[SECONDS]",
+              help=f"A pool's state (--json: a line) again and again.  [every {WATCH_S} s]")  # fmt: skip
 @force_option
 @max_member_option
 @json_option
 def main(
-    url: str, count: int, decode: str, verify: bool, report: str | None, force: bool,
-    max_member_bytes: int, as_json: bool,
+    url: str, count: int, decode: str, verify: bool, report: str | None, watch: float | None,
+    force: bool, max_member_bytes: int, as_json: bool,
 ) -> int:  # fmt: skip
     """Show the fields of shards or of a pool: how many, of which type, dtype, shape and range.
 
@@ -70,6 +75,10 @@ def main(
         max_member_bytes=max_member_bytes,
     )
     source = resolve(url)
+    if watch is not None:
+        if source.pool is None or verify or report is not None:
+            raise UsageError("--watch shows how a pool stands, and nothing else", url=url)
+        _watch(source.pool, watch, as_json)
     verified = _verify(source, survey, max_member_bytes) if verify else None
     try:
         found = _look(source, survey, verified)
@@ -84,6 +93,18 @@ def main(
     if report != "-":
         print(json.dumps(found) if as_json else "\n".join(told(found)))
     return TarError.code if verified is not None and verified.faults else 0
+
+
+def _watch(pool: Pool, interval_s: float, as_json: bool) -> NoReturn:
+    from wlshard import clock
+    from wlshard.report.text import told
+
+    while True:
+        found = pool.status().as_json()
+        found["looked_at"] = found["samples"]
+        click.clear()  # a terminal alone
+        print(json.dumps(found) if as_json else "\n".join(told(found)), flush=True)
+        clock.sleep(interval_s)
 
 
 def _gathered(report: str | None, force: bool, as_json: bool) -> Gathered | None:
