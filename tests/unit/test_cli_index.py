@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tars import END, gnu_tar, made_by_tarfile, member, pax
 
 from wlshard.errors import TarError
@@ -15,7 +18,7 @@ from wlshard.shards.access import ShardAccess
 from wlshard.shards.indexing import make_index
 from wlshard.shards.reader import read_samples
 from wlshard.shards.writer import RollingWriter, TemplateTarget
-from wlshard.tar.index import parse_index
+from wlshard.tar.index import IndexText, parse_index
 
 
 def index(*args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -169,3 +172,26 @@ def test_a_cut_in_a_member_that_is_jumped_over_is_told_as_such(tmp_path: Path) -
     with pytest.raises(TarError, match="inside a member") as caught:
         make_index(str(tmp_path / "x.tar"))
     assert caught.value.member == "2.bin"
+
+
+ODD = [b"a", b"B", b" ", b"\n", b"/", b"\xff", *(each.encode() for each in "é\u00a0\u3000")]
+NAMES = st.lists(st.sampled_from(ODD), max_size=4).map(b"".join)
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), max_size=6))
+def test_a_line_made_at_once_is_that_of_its_members(names: list[tuple[bytes, bytes]]) -> None:
+    tar = b"".join(member(b"%d%b.x%b" % (n, *name), bytes(n)) for n, name in enumerate(names)) + END
+    with tempfile.NamedTemporaryFile(suffix=".tar") as file:
+        file.write(tar)
+        file.flush()
+
+        def made() -> object:
+            try:
+                return make_index(file.name)
+            except TarError as error:
+                return error.as_json()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(IndexText, "add_line", lambda *_: False)
+            expected = made()
+        assert made() == expected

@@ -78,27 +78,14 @@ def _looked_for(
 
 
 def _sample(shards: list[str], skip: int, source: str, most: int) -> Sample:
-    """Find the sample after `skip` others: by the index of a shard where it has one."""
-    from wlshard.shards.reader import read_samples
-    from wlshard.shards.sought import has_index
+    from wlshard.shards.sought import samples_from
 
-    left = skip
-    for shard in shards:
-        if left and has_index(shard):
-            from wlshard.shards.access import ShardAccess
-
-            with ShardAccess(shard, max_member_bytes=most) as access:
-                count = access.samples if access.seekable else None
-                if count is not None:
-                    if left < count:
-                        return access.read(left, 1)[0]
-                    left -= count
-                    continue
-        for sample in read_samples(shard, max_member_bytes=most):
-            if not left:
-                return sample
-            left -= 1
-    raise NotFound(f"no sample {skip}, counted from 0: there are {skip - left}", url=source)
+    found = samples_from(shards, skip, max_member_bytes=most)
+    try:
+        return next(found)
+    except StopIteration as end:
+        there = skip - end.value
+    raise NotFound(f"no sample {skip}, counted from 0: there are {there}", url=source)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from wlshard.errors import LostLease, NotFound
 from wlshard.shards.expand import expand
-from wlshard.shards.output import is_there
 
 if TYPE_CHECKING:  # where shards are named, pools are not loaded: that would take as long as all the rest
     from wlshard.pool.pool import Pool
@@ -66,6 +65,7 @@ def leased_shards(source: str) -> Iterator[list[str]]:
     if not found.pool.shards(found.generation):
         raise NotFound("this generation holds no samples yet: run wl-rotate, or wait for one", url=source)
     from wlshard.pool.follow import Follower
+    from wlshard.shards.output import is_there
 
     reader = Follower(found.pool, found.generation, follow=False, timeout_s=0)
     try:

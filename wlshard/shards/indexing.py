@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 from wlshard.errors import NotFound, TarError, UsageError
 from wlshard.shards.expand import STDIN
 from wlshard.shards.grouping import Grouper
-from wlshard.shards.reader import open_shard, reopens
+from wlshard.shards.reader import open_shard, scan_headers
 from wlshard.shards.tally import Tally
-from wlshard.store.base import Reader, Store, object_url
+from wlshard.store.base import Store, object_url
 from wlshard.store.connect import locate
 from wlshard.tar.compression import plain
 from wlshard.tar.index import IndexText, Located, index_name
-from wlshard.tar.reader import Found, scan
+from wlshard.tar.reader import Found
 
-_BLOCK_BYTES = 1 << 16  # read at each hop: several headers and small members
+_NUL = b"\0"
 
 
 class NewIndex(NamedTuple):
@@ -42,22 +40,20 @@ def make_index(url: str) -> NewIndex:
         if compression is not None:
             advice = "decompress it first, or write it anew without compression"
             raise UsageError(f"a compressed shard ({compression}) cannot have an index: {advice}", url=url)
-        steps = scan(tar, url, payloads=False, seek=_mover(source, url), block_bytes=_BLOCK_BYTES)
-        with closing(steps):
+        with closing(scan_headers(source, tar, url)) as steps:
             for sample in Grouper(url, Tally()).samples(located(steps)):
                 samples += 1
-                fields = islice(sample.items(), 2, None)  # behind __key__ and __url__
-                index.add(0, [_entry(field, place, url) for field, place in fields])
+                fields = list(islice(sample.items(), 2, None))  # behind __key__ and __url__
+                line = " ".join(
+                    [
+                        f"{field} {data} {size} {raw.partition(_NUL)[0].decode('utf-8', 'surrogateescape')}"
+                        for field, (data, size, raw, elsewhere) in fields
+                        if not elsewhere
+                    ]
+                )
+                if not index.add_line(line, len(fields)):
+                    index.add(0, [_entry(field, place, url) for field, place in fields])
     return NewIndex(index.text(), samples)
-
-
-def _mover(source: Reader, url: str) -> Callable[[int], Any] | None:
-    fileno = getattr(source, "fileno", None)
-    return partial(_lseek, fileno()) if fileno is not None and reopens(url) else None
-
-
-def _lseek(fd: int, offset: int) -> None:
-    os.lseek(fd, offset, os.SEEK_SET)
 
 
 def located(steps: Iterator[Found]) -> Iterator[Found]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 
@@ -16,11 +17,14 @@ from wlshard.store.base import Reader
 from wlshard.store.connect import is_local, local_path, locate
 from wlshard.tar.blocks import blocks_of_this_thread
 from wlshard.tar.compression import plain
+from wlshard.tar.feed import Source
 from wlshard.tar.links import LinkTable
-from wlshard.tar.reader import scan
+from wlshard.tar.reader import Found, scan
 from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 OnError = Literal["raise", "skip"]
+
+_HOP_BLOCK_BYTES = 1 << 16  # read at each hop from header to header: several of them and small members
 
 
 def read_samples(
@@ -80,6 +84,19 @@ def link_table(url: str) -> LinkTable | None:
 def reopens(url: str) -> bool:
     """Tell whether the shard can be opened again at any byte, at no cost: a local file."""
     return url != "-" and is_local(url) and os.path.isfile(local_path(url))
+
+
+def scan_headers(
+    source: Reader, tar: Source, url: str, passed_over: dict[str, int] | None = None
+) -> Generator[Found, None, None]:
+    """Scan a tar for headers alone: large payloads of a local file are jumped over."""
+    fileno = getattr(source, "fileno", None)
+    seek = None if fileno is None or not reopens(url) else partial(_lseek, fileno())
+    return scan(tar, url, payloads=False, seek=seek, block_bytes=_HOP_BLOCK_BYTES, passed_over=passed_over)
+
+
+def _lseek(fd: int, offset: int) -> None:
+    os.lseek(fd, offset, os.SEEK_SET)
 
 
 class _Stdin:

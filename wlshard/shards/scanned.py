@@ -12,16 +12,14 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 
 from wlshard.shards.grouping import Grouper
-from wlshard.shards.reader import OnError, open_shard, read_samples
+from wlshard.shards.reader import OnError, open_shard, read_samples, scan_headers
 from wlshard.shards.tally import Tally
 from wlshard.store.connect import local_path
 from wlshard.tar.header import END_MARK
-from wlshard.tar.links import Hopper
-from wlshard.tar.reader import Found, scan
+from wlshard.tar.reader import Found
 
 log = logging.getLogger(__name__)
 
-_HOP_BLOCK_BYTES = 1 << 16  # read at each hop: several headers and small members
 _MAGIC = b"wlshard scan 1\n"
 
 
@@ -66,17 +64,9 @@ def _scan(url: str, on_error: OnError, tally: Tally) -> array[int]:
                 end = found.fault.offset  # there may be no end mark behind it
             yield found
 
-    with Hopper(lambda at: open_shard(url, at)) as source:
-        steps = scan(
-            source,
-            url,
-            payloads=False,
-            seek=source.seek,
-            block_bytes=_HOP_BLOCK_BYTES,
-            passed_over=tally.passed_over,
-        )
+    with open_shard(url) as source:
         grouper = Grouper(url, tally, skip=on_error == "skip")
-        with closing(steps):
+        with closing(scan_headers(source, source, url, tally.passed_over)) as steps:
             for _ in grouper.samples(noted(steps)):
                 starts.append(grouper.at)
     starts.append(end)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from wlshard.errors import WlshardError
 from wlshard.sample import Sample
-from wlshard.shards.access import ShardAccess
 from wlshard.shards.reader import read_samples
 from wlshard.store.connect import locate
 from wlshard.tar.index import index_name
@@ -15,20 +14,25 @@ from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 def samples_from(
     shards: Sequence[str], first: int, *, max_member_bytes: int = MAX_MEMBER_BYTES
-) -> Iterator[Sample]:
+) -> Generator[Sample, None, int]:
     """Yield the samples of these shards, one after the other, from number `first` (counted from 0) on.
+
+    At the end give how many are missing before that one.
 
     What an index beside a shard lets pass is not read; other shards are read, from their start. Streams, as
     `read_samples`.
     """
     left = first
     for shard in shards:
-        if left and has_index(shard):
+        if left and _has_index(shard):
+            from wlshard.shards.access import ShardAccess  # for the first sample nobody waits for it
+
             with ShardAccess(shard, max_member_bytes=max_member_bytes) as access:
                 count = access.samples if access.seekable else None
                 if count is not None:
-                    if left < count:
-                        yield from access.stream(left)
+                    if left < count:  # whether the index fits the tar is seen here, at no cost
+                        yield from access.read(left, 1)
+                        yield from access.stream(left + 1)
                     left = max(0, left - count)
                     continue
         for sample in read_samples(shard, max_member_bytes=max_member_bytes):
@@ -36,9 +40,10 @@ def samples_from(
                 left -= 1
             else:
                 yield sample
+    return left
 
 
-def has_index(shard: str) -> bool:
+def _has_index(shard: str) -> bool:
     """Tell whether an index lies beside a shard."""
     if shard == "-":
         return False

@@ -68,6 +68,13 @@ class IndexText:
             self._lines = [_without_names(line) for line in self._lines]
         self._lines.append(" ".join([f"{ext} {start + at} {size}" for ext, at, size, _ in members]))
 
+    def add_line(self, line: str, members: int) -> bool:
+        """Add a sample by its line, names included; False if it is none that can be taken as it is."""
+        fit = self._named and line.count(" ") == 4 * members - 1 and line.isprintable()
+        if fit:
+            self._lines.append(line)
+        return fit
+
     def cut(self, samples: int) -> None:
         """Forget all but the first samples."""
         del self._lines[samples:]
