@@ -34,7 +34,7 @@ def after_crash(disk: Disk, upto: int, loss: str, target: str, seed: int) -> lis
     disk.lay(upto, loss, target, seed)
     told, power = disk.marks(upto), loss not in KILLS
     try:
-        before = look(target, told)
+        before = look(files_in(target), told)
         with (
             patch("wlshard.pool.salvage.boot_id", lambda: "f" * 8 if power else BOOT),
             patch("wlshard.pool.salvage.booted_at", lambda: float("inf") if power else 0.0),
@@ -43,10 +43,20 @@ def after_crash(disk: Disk, upto: int, loss: str, target: str, seed: int) -> lis
                 recover(target)
             except WlshardError as error:
                 return [*before.faults, f"I8: recovery needs a hand: {error}"]
-        after = look(target, told)
+        after = look(files_in(target), told)
         return before.faults + after.faults + lost(before, after) + left(target)
     finally:
         shutil.rmtree(target)
+
+
+def files_in(root: str) -> dict[str, bytes]:
+    found = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)
+            with open(path, "rb") as file:
+                found[os.path.relpath(path, root)] = file.read()
+    return found
 
 
 def recover(root: str) -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from wlshard.errors import WlshardError
 from wlshard.pool.manifest import Manifest, Stub, parse_slot
 from wlshard.pool.names import ShardName
 
-SLOT = re.compile(r"[0-9]{10}\.json")
+SLOT = re.compile(r"generations/[0-9]{10}\.json")
 
 
 @dataclass
@@ -58,26 +57,19 @@ class Seen:
         return [key for name in names for key in self.shards.get(name, ())]
 
 
-def files_in(folder: str) -> list[str]:
-    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+def look(objects: Mapping[str, bytes], acknowledged: Iterable[str] = ()) -> Seen:
+    """Look at a pool's objects, by name, and at what its users were told.
 
-
-def read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def look(root: str, acknowledged: Iterable[str] = ()) -> Seen:
-    """Look at a pool and at what its users were told: `created`, `sealed SHARD`, `rotated N DIGEST`,
-    `retired N`, `pinned N`, `unpinning N`."""
+    That is: `created`, `sealed SHARD`, `rotated N DIGEST`, `retired N`, `pinned N`, `unpinning N`.
+    """
     seen = Seen()
     told = [what.split(" ") for what in acknowledged]
-    if not os.path.exists(f"{root}/wlshard.json"):
+    if "wlshard.json" not in objects:
         if told:
             seen.faults.append("I8: the pool is gone")
         return seen
-    _look_at_shards(seen, root)
-    _look_at_slots(seen, root)
+    _look_at_shards(seen, objects)
+    _look_at_slots(seen, objects)
     for manifest in seen.manifests:
         _look_at_manifest(seen, manifest)
     _look_at_promotions(seen)
@@ -90,19 +82,18 @@ def look(root: str, acknowledged: Iterable[str] = ()) -> Seen:
             _look_at_sealed(seen, words[0])
         elif what == "retired" and seen.slots[int(words[0])] not in seen.stubs:
             seen.faults.append(f"I11: generation {words[0]} came back")
-        elif (
-            what == "pinned" and ["unpinning", *words] not in told and seen.slots[int(words[0])] in seen.stubs
-        ):
-            seen.faults.append(f"I4: generation {words[0]} is pinned and was retired")
+        elif what == "pinned" and ["unpinning", *words] not in told:
+            held = seen.slots[int(words[0])] not in seen.stubs
+            seen.faults += [] if held else [f"I4: generation {words[0]} is pinned and was retired"]
     return seen
 
 
-def _look_at_shards(seen: Seen, root: str) -> None:
-    for name in files_in(f"{root}/shards"):
-        parsed = ShardName.parse(name)
+def _look_at_shards(seen: Seen, objects: Mapping[str, bytes]) -> None:
+    for path, data in objects.items():
+        name = path.removeprefix("shards/")
+        parsed = ShardName.parse(name) if name != path else None
         if parsed is None:
             continue
-        data = read(f"{root}/shards/{name}")
         if hashlib.sha256(data).hexdigest()[:32] != parsed.sha256:
             seen.faults.append(f"I1: {name} is visible and not whole")
             continue
@@ -111,22 +102,21 @@ def _look_at_shards(seen: Seen, root: str) -> None:
         if len(keys) != parsed.samples:
             seen.faults.append(f"I1: {name} holds {len(keys)} samples")
         seen.shards[name] = keys
-        index = f"{root}/shards/{name.removesuffix('.tar')}.idx"
-        if os.path.exists(index):
-            lines = read(index).decode().splitlines()
+        index = objects.get(f"shards/{name.removesuffix('.tar')}.idx")
+        if index is not None:
+            lines = index.decode().splitlines()
             if lines[:1] != [f"v1.2 {parsed.samples}"] or len(lines) != parsed.samples + 1:
                 seen.faults.append(f"I1: the index of {name} is not whole")
             seen.indexed.add(name)
 
 
-def _look_at_slots(seen: Seen, root: str) -> None:
-    slots = [name for name in files_in(f"{root}/generations") if SLOT.fullmatch(name)]
-    for number, name in enumerate(slots):
-        if int(name[:10]) != number:
+def _look_at_slots(seen: Seen, objects: Mapping[str, bytes]) -> None:
+    for number, name in enumerate(sorted(filter(SLOT.fullmatch, objects))):
+        if int(name[-15:-5]) != number:
             seen.faults.append(f"I3: generation {number} is missing")
             return
         try:
-            slot = parse_slot(read(f"{root}/generations/{name}"), name)
+            slot = parse_slot(objects[name], name)
         except WlshardError as error:
             seen.faults.append(f"I3: slot {number} is not whole: {error}")
             return
