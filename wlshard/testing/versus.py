@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,6 +15,7 @@ import webdataset
 from wlshard.errors import NotFound, UsageError
 from wlshard.jobs.mixing import Labels
 from wlshard.jobs.usercode import user_code
+from wlshard.stream.collate import collate
 
 VERSION = version("webdataset")
 _IMAGES = {"gray8": "l8", "l8": "l8", "rgb8": "rgb8", "rgba8": "rgba8", "gray": "l", "l": "l", "rgb": "rgb",
@@ -30,7 +32,8 @@ def steps(
     workers: int,
 ) -> Callable[[], Any]:
     """Make the contender: endless steps of whole batches (None: of single samples) by webdataset's fluid
-    interface in this process. Images are decoded by Pillow. UserCodeError: what webdataset raises."""
+    interface, here or in torch's workers. Images are decoded by Pillow, batches made by our collate,
+    which takes images of several sizes. UserCodeError: what webdataset raises."""
     if decode is True:
         decode = "rgb8"
     if decode and decode not in _IMAGES:
@@ -46,8 +49,9 @@ def steps(
         if fields is not None:
             found = found.to_tuple(*fields.split())
         if batch is not None:
-            found = found.batched(batch, partial=False)
+            found = found.batched(batch, partial=False, collation_fn=collate)
         if workers:
+            warnings.filterwarnings("ignore", ".*not writable", UserWarning)  # torch, of each decoded array
             found = webdataset.WebLoader(found, batch_size=None, num_workers=workers, persistent_workers=True)
         yield _guarded(found)
 
