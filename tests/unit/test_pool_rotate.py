@@ -53,7 +53,6 @@ def test_a_new_pool_has_the_empty_generation_0(pool):
     assert pool.generations() == [0]
     assert pool.shards() == pool.buffer() == []
     assert pool.settings["keep"] == 2
-    assert pool.settings["schema"] is None
 
 
 def test_rotate_promotes_the_whole_write_buffer(pool):

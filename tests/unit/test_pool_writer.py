@@ -90,6 +90,8 @@ def test_the_order_of_sealing_is_durable_bytes_index_tar_folder(pool):
     watched = store.kinds("draft", "draft.sync", "draft.publish", "create", "put", "sync")
     assert watched == [
         ("draft", scratch),
+        ("create", "schema.json"),
+        ("sync", ""),
         ("draft.sync", scratch),
         ("create", tar.replace(".tar", ".idx")),
         ("draft.publish", tar),

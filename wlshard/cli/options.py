@@ -113,6 +113,8 @@ _GENERATOR_OPTIONS = [
     click.option("--gpus", callback=listed, help="CUDA devices for the processes in turn: 0,1"),
     click.option("--when-full", type=click.Choice(["wait", "drop"]), default="wait", show_default=True,
                  help="What to do with samples at --cap."),
+    click.option("--schema", type=click.Choice(["check", "any"]), default="check", show_default=True,
+                 help="Whether samples must be like those in the pool: fields, types, shapes."),
     click.option("--shard-bytes", type=Bytes(), default="256M", show_default=True, help="Largest shard."),
     click.option("--shard-seconds", type=click.FloatRange(min=0, min_open=True), default=60.0,
                  show_default=True, help="Seal a shard so long after its first sample."),

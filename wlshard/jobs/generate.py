@@ -72,7 +72,7 @@ def run_job(job: Job, function: Function, report: Report) -> Progress:
     if job.when_full not in ("wait", "drop"):
         raise UsageError(f"when full: wait or drop, not {job.when_full!r}")
     call = bind(function, _offered(job), job.args)
-    target = open_target(job.target, job.worker, job.workers, job.done)
+    target = open_target(job.target, job.worker, job.workers, job.done, any_schema=job.schema == "any")
     writer = RollingWriter(
         target,
         shard_samples=job.shard_samples,

@@ -33,6 +33,7 @@ class Job:
     shard_samples: int = 10_000
     shard_bytes: int = 2**28
     shard_seconds: float | None = 60.0
+    schema: Literal["check", "any"] = "check"
 
 
 @dataclass

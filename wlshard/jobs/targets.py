@@ -7,6 +7,7 @@ from dataclasses import replace
 from wlshard.errors import NotFound
 from wlshard.pool.pool import Pool
 from wlshard.pool.seal import SealingTarget
+from wlshard.sample import Sample
 from wlshard.shards.writer import ClosedShard, TemplateTarget
 from wlshard.store.base import Draft
 from wlshard.store.connect import locate
@@ -37,6 +38,9 @@ class SharedTemplate:
         self._worker, self._workers = worker, workers
         self._shards_done, self._samples_done = done
 
+    def admit(self, sample: Sample) -> None:
+        self._plain.admit(sample)
+
     def open_draft(self, seq: int) -> Draft:
         return self._plain.open_draft(self._number(seq))
 
@@ -51,11 +55,15 @@ class SharedTemplate:
 
 
 def open_target(
-    target: str, worker: int, workers: int, done: tuple[int, int]
+    target: str, worker: int, workers: int, done: tuple[int, int], *, any_schema: bool = False
 ) -> SealingTarget | SharedTemplate:
     """Give the target of one start of a worker."""
     pool = pool_of(target)
-    return SharedTemplate(target, worker, workers, done) if pool is None else SealingTarget(pool)
+    return (
+        SharedTemplate(target, worker, workers, done)
+        if pool is None
+        else SealingTarget(pool, any_schema=any_schema)
+    )
 
 
 def published(template: str, worker: int, workers: int, after: int = 0) -> tuple[int, int, int]:

@@ -45,7 +45,7 @@ class Pool:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Read wlshard.json: format, pool id, keep, schema. NotFound: there is no pool here, or no more."""
+        """Read wlshard.json: format, pool id, keep. NotFound: there is no pool here, or no more."""
         try:
             return parse_object(self.store.read(SETTINGS), object_url(self.store.url, SETTINGS))
         except NotFound as error:
@@ -61,7 +61,7 @@ class Pool:
         of = GENERATION.fullmatch(self.url)
         if of and not self.exists() and Pool(of[1]).exists():
             raise UsageError("names a generation, and those never change: name the pool", url=self.url)
-        new = {"format": FORMAT, "pool": os.urandom(16).hex(), "keep": keep, "schema": None}
+        new = {"format": FORMAT, "pool": os.urandom(16).hex(), "keep": keep}
         data = json.dumps(new, indent=1).encode() + b"\n"
         if self.store.create(SETTINGS, data):
             # The second create of one name must fail, or two rotations at once could both commit.

@@ -6,8 +6,10 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from wlshard.errors import NotFound, StoreUnavailable
+from wlshard.errors import GroupingError, NotFound, StoreUnavailable
 from wlshard.pool.names import SHARDS, ShardName, new_writer, scratch_name
+from wlshard.pool.schema import Schema, fix_schema, read_schema
+from wlshard.sample import Sample
 from wlshard.shards.writer import ClosedShard
 from wlshard.store.base import Buffer, Draft, Store
 from wlshard.tar.index import index_name
@@ -50,12 +52,17 @@ def _present(store: Store, tar: str, name: ShardName, size: int) -> bool | None:
 
 
 class SealingTarget:
-    """Where a ShardWriter's shards go in a pool. Each process is a writer of its own, a forked one too."""
+    """Where a ShardWriter's shards go in a pool. Each process is a writer of its own, a forked one too.
+
+    any_schema: samples need not be like those that are in the pool.
+    """
 
     wants_sha256 = True
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, any_schema: bool = False) -> None:
         self.pool = pool
+        self._any = any_schema
+        self._schema = Schema()
         self.writer: str | None = None
         self._pid = 0
         self._seq = 1  # of the shard being written, in this writer
@@ -64,9 +71,20 @@ class SealingTarget:
         self.pool.require()  # or a folder that is no pool any more would be filled
         return self.pool.store.draft(scratch_name(self._begun(), self._seq))
 
+    def admit(self, sample: Sample) -> None:
+        if not self._any:
+            self._begun()
+            self._schema.take(sample)
+
     def publish(self, draft: Draft, shard: ClosedShard) -> str:
         self.pool.require()
         store = self.pool.store
+        if not self._any:
+            try:
+                self._schema = fix_schema(store, self._schema)
+            except GroupingError:
+                draft.discard()  # or it would be salvaged
+                raise
         for _ in range(2):
             name = ShardName(self._begun(), self._seq, shard.samples, shard.sha256[:32])
             if seal(store, draft, name, shard.bytes, shard.index):
@@ -84,4 +102,5 @@ class SealingTarget:
         if self.writer is None or self._pid != os.getpid():
             self.pool.salvage()
             self.writer, self._pid, self._seq = new_writer(), os.getpid(), 1
+            self._schema = Schema() if self._any else read_schema(self.pool.store)
         return self.writer

@@ -16,6 +16,8 @@ class ShardWriter(RollingWriter):
     shards join. In a pool each process is a writer of its own (`writer` is its id), so any number may write
     at once. A shard is rolled at `shard_samples`, at `shard_bytes` of tar, and `shard_seconds` after its
     first sample. Samples without `__key__` get one: `%09d` in plain shards, `<writer>-<n>` in a pool.
+    A pool's first shard decides of fields, types and shapes (those that are equal in it): a sample that is
+    not like that is refused, unless `any_schema`.
 
     A context manager: leaving it publishes the open shard, an exception inside drops it. Nothing is opened
     before the first `write`. Errors: NotFound (no pool there), AccessDenied, StoreUnavailable, CodecError,
@@ -29,14 +31,15 @@ class ShardWriter(RollingWriter):
         shard_samples: int = 10_000,
         shard_bytes: int = 2**28,
         shard_seconds: float | None = None,
+        any_schema: bool = False,
     ) -> None:
         sink: Target
         if isinstance(target, Pool):
-            sink = SealingTarget(target)
+            sink = SealingTarget(target, any_schema=any_schema)
         elif os.fspath(target).endswith(".tar"):
             sink = TemplateTarget(os.fspath(target))
         else:
-            sink = SealingTarget(Pool(target))
+            sink = SealingTarget(Pool(target), any_schema=any_schema)
         super().__init__(
             sink,
             shard_samples=shard_samples,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wlshard.errors import NotFound, StoreUnavailable, UsageError
+from wlshard.sample import Sample
 from wlshard.store.base import Buffer, Draft, Store, object_url
 from wlshard.store.connect import locate
 from wlshard.tar.index import index_name
@@ -29,6 +30,10 @@ class Target(Protocol):
     """Where a writer's shards go."""
 
     wants_sha256: bool
+
+    def admit(self, sample: Sample) -> None:
+        """Look at a sample before it is taken. GroupingError: it may not come in."""
+        ...
 
     def open_draft(self, seq: int) -> Draft:
         """Start the shard number `seq` (from 1). UsageError if its output is there already."""
@@ -57,6 +62,9 @@ class PlainTarget:
     def __init__(self, *, force: bool = False) -> None:
         self._force = force
         self._named = 0  # the newest shard whose tar has its name
+
+    def admit(self, sample: Sample) -> None:
+        """Take any."""
 
     def open_draft(self, seq: int) -> Draft:
         store, name = self._locate(seq)

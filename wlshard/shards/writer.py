@@ -65,6 +65,7 @@ class RollingWriter:
                 raise UsageError("this writer is closed: open another")
             key = sample.get(KEY)
             members = encode_sample(self._target.default_key(self.samples) if key is None else key, sample)
+            self._target.admit(sample)
             shard = self._shard
             if shard is not None and (
                 shard.tar_bytes + members.bytes > self._shard_bytes
