@@ -3,7 +3,7 @@
     python tests/bench/bench_verify.py [--quick] [--folder DIR]
 
 Makes its own pools, reads them warm. Each round runs every contender once, in turn; the tables show medians,
-min–max and the ratio of medians. Both read with one thread of ours; verifying hashes in a second one.
+min–max and the ratio of medians. Both use one thread.
 """
 
 from __future__ import annotations

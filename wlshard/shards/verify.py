@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from wlshard.errors import AccessDenied, GroupingError, NotFound, StoreUnavailable, TarError, WlshardError
 from wlshard.sample import KEY, Sample
@@ -30,8 +28,7 @@ LISTED = 1000  # faults of one shard; what comes after them is counted
 AWAY = NotFound, AccessDenied, StoreUnavailable
 NO_INDEX = "shards without an index"
 ODD_KEY = "keys that lead out of their folder, or are not printable"
-_PIECE_BYTES = 1 << 22  # so that the two threads seldom wait for each other
-_AHEAD = 3  # pieces that wait to be hashed
+_PIECE_BYTES = 1 << 18
 
 Look = Callable[[Sample], bool]  # False: it has seen enough
 Progress = Callable[[int, int | None], object]  # bytes read so far, and of how many if that is known
@@ -181,7 +178,7 @@ def verify_shard(
     """List a shard's faults in `found`, which counts its samples. Raises only where it cannot be opened."""
     with ExitStack() as stack:
         reader = stack.enter_context(open_shard(url))
-        source = stack.enter_context(_Watched(reader, meter, sha256=sha256))
+        source = _Watched(reader, meter, sha256=sha256)
         digest = ""
         try:
             _verify(source, url, found, look, stack, max_member_bytes)
@@ -209,7 +206,6 @@ def _verify(
         url,
         links=links,
         passed_over=found.passed_over,
-        block_bytes=_PIECE_BYTES,
         max_member_bytes=max_member_bytes,
     )
     stack.enter_context(closing(steps))
@@ -228,25 +224,21 @@ def _verify(
 
 
 class _Watched:
-    """A source whose bytes are counted and hashed as they pass: by a thread, beside the reading."""
+    """A source whose bytes are counted and hashed as they pass, while they are in the processor's cache."""
 
     def __init__(self, reader: Reader, meter: Meter, *, sha256: bool) -> None:
         self.bytes = reader.bytes
         self.count = 0
         self._reader, self._meter = reader, meter
-        self._hash = hashlib.sha256()
-        self._thread = ThreadPoolExecutor(1, "wlshard-sha256") if sha256 else None
-        self._hashing: deque[Future[None]] = deque()
+        self._hash = hashlib.sha256() if sha256 else None
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
         view, filled = memoryview(target), 0
         while filled < len(view):
             piece = view[filled : filled + _PIECE_BYTES]
             count = self._reader.readinto(piece)
-            if self._thread is not None and count:
-                # The block is not used for anything else as long as a view of it waits here.
-                self._hashing.append(self._thread.submit(self._hash.update, piece[:count]))
-                self._settle(_AHEAD)
+            if self._hash is not None:
+                self._hash.update(piece[:count])
             filled += count
             self._meter.add(count)
             if count < len(piece):
@@ -255,25 +247,10 @@ class _Watched:
         return filled
 
     def digest(self) -> str:
-        """Read what is left and give the digest of all; "" if it was not asked for."""
-        if self._thread is None:
+        """Read what is left and give the digest of all in hex; "" if it was not asked for."""
+        if self._hash is None:
             return ""
-        block = memoryview(bytearray(_PIECE_BYTES))
+        block = bytearray(_PIECE_BYTES)
         while self.readinto(block):
-            self._settle(0)
-        self._settle(0)
+            pass
         return self._hash.hexdigest()
-
-    def _settle(self, most: int) -> None:
-        while len(self._hashing) > most:
-            self._hashing.popleft().result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._thread is not None:
-            self._thread.shutdown()
-        self._hashing.clear()
