@@ -22,8 +22,8 @@ from contextlib import nullcontext
 from unittest.mock import patch
 
 from wlshard.jobs.each import run_here
-from wlshard.jobs.map import map_jobs
-from wlshard.jobs.transform import Recipe
+from wlshard.jobs.plan import plan
+from wlshard.jobs.transform import Recipe, job_of
 from wlshard.shards.output import OutputShard
 
 Contender = Callable[[str], float]  # writes into the folder, gives samples a second
@@ -41,7 +41,7 @@ def make(path: str, samples: int, size: int, *, text: bool) -> None:
 def ours(path: str, samples: int, *, sync: bool) -> Contender:
     def run(folder: str) -> float:
         start = time.perf_counter()
-        (job,) = map_jobs([path], f"{folder}/out.tar", Recipe(code='_["cls"] += 1'))
+        (job,) = plan([path], f"{folder}/out.tar", job_of(Recipe(code='_["cls"] += 1')))
         with nullcontext() if sync else patch("os.fsync", lambda _: None):
             assert run_here(job).written == samples
         return samples / (time.perf_counter() - start)

@@ -2,6 +2,9 @@
 
     python tests/bench/bench_start.py [--quick]
 
+The last rows: sample n of a shard of 4 GB by its index; its photographs are holes in the file, its headers
+and its index are real.
+
 Each round runs every command once, in turn; the table: medians, min–max, what is added to bare python.
 """
 
@@ -16,8 +19,30 @@ import tempfile
 import time
 
 from wlshard.shards.writer import RollingWriter, TemplateTarget
+from wlshard.tar.header import END_MARK, member_header, padding
+from wlshard.tar.index import format_index
 
 CAT = "from wlshard.cli.cat import main; main()"
+
+
+def make_large(path: str, samples: int = 39_000, size: int = 110_000) -> str:
+    """Write a shard of 4.3 GB that takes hardly any space, and its index."""
+    at, located = 0, []
+    with open(f"{path}.tar", "wb") as tar:
+        for number in range(samples):
+            sample = []
+            for field, bytes_ in ("cls", 1), ("jpg", size):
+                name = f"{number:09d}.{field}"
+                tar.seek(at)
+                tar.write(member_header(name, bytes_))
+                sample.append((field, at + 512, bytes_, name))
+                at += 512 + bytes_ + padding(bytes_)
+            located.append(sample)
+        tar.seek(at)
+        tar.write(END_MARK)
+    with open(f"{path}.idx", "wb") as index:
+        index.write(format_index(located))
+    return f"{path}.tar"
 
 
 def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[float]]:
@@ -40,7 +65,7 @@ def main() -> None:
         with RollingWriter(TemplateTarget(f"{folder}/x-%06d.tar")) as out:
             for number in range(1000):
                 out.write({"jpg": os.urandom(3000), "cls": number % 10})
-        shard = out.shards[0]
+        shard, large = out.shards[0], make_large(f"{folder}/large")
         times = measure(
             {
                 "python -c pass": ["-c", "pass"],
@@ -48,6 +73,10 @@ def main() -> None:
                 "wl-cat --help": ["-P", "-c", CAT, "--help"],
                 "wl-cat SHARD jpg": ["-P", "-c", CAT, shard, "jpg"],
                 "wl-cat SHARD jpg 999 (by its index)": ["-P", "-c", CAT, shard, "jpg", "999"],
+                "wl-cat 4GB jpg": ["-P", "-c", CAT, large, "jpg"],
+                "wl-cat 4GB jpg 1": ["-P", "-c", CAT, large, "jpg", "1"],
+                "wl-cat 4GB jpg 20000": ["-P", "-c", CAT, large, "jpg", "20000"],
+                "wl-cat 4GB jpg 38999": ["-P", "-c", CAT, large, "jpg", "38999"],
             },
             rounds,
         )

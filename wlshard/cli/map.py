@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,17 +78,18 @@ def main(
     """
     del ordered
 
-    def plan() -> list[ShardJob]:
-        from wlshard.jobs.map import map_jobs
-        from wlshard.jobs.transform import Recipe
+    def planned() -> list[ShardJob]:
+        from wlshard.jobs.plan import plan
+        from wlshard.jobs.transform import Recipe, job_of
 
         decode = False if images == "none" else images
         recipe = Recipe(code=code, file=file, precode=precode, pipeline=pipeline, images=decode)
         inputs, keys = sources(source, retry)
         policy: Any = ON_ERROR[on_error]
-        return map_jobs(inputs, output, recipe, on_error=policy, stop=only, keys=keys, force=force)
+        job = replace(job_of(recipe, policy), stop=only, keys=keys, force=force)
+        return plan(inputs, output, job)
 
-    return do_jobs("wl-map", plan, output=output, every=every, **how)
+    return do_jobs("wl-map", planned, output=output, every=every, **how)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,18 +94,17 @@ def main(
     run again, it does those that are missing. The output does not depend on -P.
     """
 
-    def plan() -> list[ShardJob]:
-        from wlshard.jobs.command import Order
-        from wlshard.jobs.xargs import xargs_jobs
+    def planned() -> list[ShardJob]:
+        from wlshard.jobs.command import Order, job_of
+        from wlshard.jobs.plan import plan
 
         inputs, keys = sources(source, retry)
         policy: Any = ON_ERROR[on_error]
-        which: Any = {"start": span[0], "stop": span[1], "keys": keys}
-        made = Order(command=shell, **order)
-        return xargs_jobs(inputs, output, made, on_error=policy, force=force, **which)
+        job = job_of(Order(command=shell, **order), policy)
+        return plan(inputs, output, replace(job, start=span[0], stop=span[1], keys=keys, force=force))
 
     return do_jobs(
-        "wl-xargs", plan, parallel=parallel, engine=engine, output=output, ledger=ledger,
+        "wl-xargs", planned, parallel=parallel, engine=engine, output=output, ledger=ledger,
         max_member_bytes=max_member_bytes, as_json=as_json, verbose=verbose, quiet=quiet,
         chunk_samples=CHUNK_SAMPLES, in_process=False,
     )  # fmt: skip

@@ -8,10 +8,11 @@ import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from wlshard.errors import GroupingError, UsageError, UserCodeError
+from wlshard.jobs.each import OnError, ShardJob
 from wlshard.jobs.folders import emptied, private_folder
 from wlshard.jobs.process import has_ended
 from wlshard.sample import KEY, URL, Sample
@@ -66,6 +67,12 @@ def check(order: Order) -> None:
             re.compile(pattern or "")
         except re.error as error:
             raise UsageError(f"{pattern!r} is no regular expression: {error}") from error
+
+
+def job_of(order: Order, on_error: OnError = "raise") -> ShardJob:
+    """Give the job that carries out an order for samples, all but inputs and output. Errors: as `check`."""
+    check(order)
+    return ShardJob([], "", "wlshard.jobs.command:command", asdict(order), on_error)
 
 
 def command(settings: Mapping[str, Any]) -> Callable[[Sample, int], list[Sample]]:

@@ -44,7 +44,7 @@ def outputs_of(output: str, inputs: int) -> list[str]:
 
 
 def plan(inputs: Sequence[str], output: str, job: ShardJob) -> list[ShardJob]:
-    """Give the jobs that fill the outputs: like `job`, but for their inputs and output."""
+    """Give the jobs that fill the outputs, see `outputs_of`: like `job`, but for their inputs and output."""
     outputs = outputs_of(output, len(inputs))
     if len(outputs) == 1:
         return [replace(job, inputs=list(inputs), output=outputs[0])]

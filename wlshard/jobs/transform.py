@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import CodeType
 from typing import Any
 
 from wlshard.errors import NotFound, UsageError, UserCodeError, WlshardError
+from wlshard.jobs.each import OnError, ShardJob
 from wlshard.jobs.expression import compiled, names_for
 from wlshard.jobs.usercode import load_file, user_code
 from wlshard.sample import KEY, URL, Sample
@@ -34,7 +35,10 @@ class Recipe:
 
 
 def check(recipe: Recipe) -> None:
-    """Raise UsageError for no code, or some that does not compile; NotFound for a file that is not there."""
+    """Raise UsageError for no code, or some that does not compile; NotFound for a file that is not there.
+
+    No code of the user's is run yet.
+    """
     if recipe.code is None and recipe.file is None and recipe.pipeline is None:
         raise UsageError("no code: give -c CODE, -l FILE or --pipeline FUNCTION")
     if recipe.file is not None and not os.path.isfile(recipe.file):
@@ -43,7 +47,21 @@ def check(recipe: Recipe) -> None:
         from wlshard.codecs import decoder
 
         decoder("x.png", recipe.images)
+    if recipe.pipeline is not None:
+        from wlshard.jobs import pipeline
+
+        pipeline.check(recipe.pipeline)
     _codes(recipe)
+
+
+def job_of(recipe: Recipe, on_error: OnError = "raise") -> ShardJob:
+    """Give the job that applies a recipe to samples, all but inputs and output. Errors: as `check`."""
+    check(recipe)
+    stream = recipe.pipeline is not None
+    if stream and on_error != "raise":
+        raise UsageError("a pipeline that has failed is over: --on-error does not go with --pipeline")
+    work = "wlshard.jobs.pipeline:pipeline" if stream else "wlshard.jobs.transform:transform"
+    return ShardJob([], "", work, asdict(recipe), on_error, stream=stream)
 
 
 def _codes(recipe: Recipe) -> tuple[list[CodeType], CodeType | None]:
