@@ -52,12 +52,13 @@ def sources(source: str | None, retry: str | None) -> tuple[list[str], dict[str,
 
 def do_jobs(
     name: str, plan: Callable[[], list[ShardJob]], *, parallel: int, engine: str, output: str,
-    ledger: str | None, max_member_bytes: int, as_json: bool, every: int | None = None,
-    verbose: bool = False, quiet: bool = False, in_process: bool = True, **how: Any,
+    ledger: str | None, as_json: bool, max_member_bytes: int | None = None, every: int | None = None,
+    verbose: bool = False, quiet: bool = False, in_process: bool = True, total: Done | None = None,
+    **how: Any,
 ) -> int:  # fmt: skip
     """Plan jobs and run them, keep the ledger, show progress, tell the totals; give the exit code.
 
-    in_process: a single process need be none but this.
+    in_process: a single process need be none but this. total: what is done, and has failed, in planning.
     """
     from wlshard import clock
     from wlshard.jobs.engine import open_engine
@@ -69,12 +70,16 @@ def do_jobs(
         from wlshard.jobs.ledger import append, ledger_name
         from wlshard.jobs.plan import left_to_do, run_jobs
 
-        total, jobs = Done(), plan()
-        todo = [replace(job, max_member_bytes=max_member_bytes) for job in left_to_do(jobs)]
+        total, jobs = total or Done(), plan()
+        todo = left_to_do(jobs)
+        if max_member_bytes is not None:
+            todo = [replace(job, max_member_bytes=max_member_bytes) for job in todo]
         ledger = ledger or ledger_name(output)
         if jobs[0].force and os.path.exists(ledger):
             os.unlink(ledger)
+        append(ledger, total.failed)
         with _shown(every, verbose=verbose, quiet=quiet) as (heard, done):
+            done(total)
             for one in run_jobs(todo, processes, heard=heard, **how):
                 append(ledger, one.failed)
                 total.add(one)
@@ -98,7 +103,7 @@ def _tell(name: str, result: dict[str, Any], *, as_json: bool, quiet: bool) -> N
         if result["already_done"]:
             text += "; {already_done} shards were there already"
         if result["ledger"]:
-            text += "; those that failed are in {ledger}: see --retry-failed"
+            text += "; those that failed are in {ledger}"
         print(f"{name}: {text.format(**result)}, {result['seconds']:.1f} s", file=sys.stderr)
 
 

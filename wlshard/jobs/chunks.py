@@ -58,7 +58,7 @@ def _task(job: ShardJob, chunk: list[Numbered]) -> Task:
         fields = [(name, value) for name, value in sample.items() if not name.startswith("__")]
         heads.append([number, sample[KEY], sample[URL], [[name, len(value)] for name, value in fields]])
         body += [value for _, value in fields]
-    plain = asdict(job) | {"inputs": [], "output": "", "keys": None}
+    plain = asdict(job) | {"inputs": [], "output": "", "keys": None, "given": []}
     return Task("wlshard.jobs.chunks:do_chunk", {"job": plain, "samples": heads}, body)
 
 

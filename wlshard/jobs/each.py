@@ -15,7 +15,15 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wlshard.codecs import Buffer, encode
-from wlshard.errors import CodecError, GroupingError, UserCodeError, WlshardError
+from wlshard.errors import (
+    AccessDenied,
+    CodecError,
+    GroupingError,
+    NotFound,
+    StoreUnavailable,
+    UserCodeError,
+    WlshardError,
+)
 from wlshard.jobs.engine import Answer
 from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.naming import fields_of
@@ -29,6 +37,9 @@ Work: TypeAlias = Callable[[Sample, int], list[Sample]]  # leaves what it is giv
 Numbered: TypeAlias = tuple[int, Sample]  # a sample and its number in its shard
 Stream: TypeAlias = Callable[[Iterator[Numbered]], Iterator["Made"]]
 
+_BAD = UserCodeError, CodecError, GroupingError
+_UNREADABLE = NotFound, AccessDenied, StoreUnavailable
+
 
 @dataclass(frozen=True)
 class ShardJob:
@@ -37,6 +48,8 @@ class ShardJob:
     work: MODULE:FUNCTION of ours that makes the function of a sample from `settings`. on_error: of a sample
     that fails: raise; skip, leave it out; ignore, take it unchanged. start, stop: the samples meant, counted
     over all inputs; keys: by input, those meant (None: all). stream: the function is one of all samples.
+    reader: MODULE:FUNCTION of ours that yields samples from `given` and the settings, instead of the inputs;
+    `work` fetches what is missing of them.
     """
 
     inputs: Sequence[str]
@@ -50,6 +63,8 @@ class ShardJob:
     force: bool = False
     stream: bool = False
     max_member_bytes: int = MAX_MEMBER_BYTES
+    given: Sequence[str] = ()
+    reader: str | None = None
 
 
 @dataclass
@@ -88,8 +103,12 @@ Heard: TypeAlias = Callable[[Made], object]
 
 @lru_cache(maxsize=4)
 def _work(name: str, settings: str) -> Any:
+    return _named(name)(json.loads(settings))
+
+
+def _named(name: str) -> Any:
     module, _, function = name.partition(":")
-    return getattr(import_module(module), function)(json.loads(settings))
+    return getattr(import_module(module), function)
 
 
 def work_of(job: ShardJob) -> Any:
@@ -110,6 +129,9 @@ def selected(job: ShardJob, tally: Tally) -> Iterator[Numbered]:
 
 
 def _all(job: ShardJob, tally: Tally) -> Iterator[Numbered]:
+    if job.reader is not None:
+        yield from enumerate(_named(job.reader)(job.given, job.settings))
+        return
     on_error: Literal["raise", "skip"] = "skip" if job.on_error == "skip" else "raise"
     for url in job.inputs:
         # A stream's function may hold samples: views would hold a block of the shard each.
@@ -126,11 +148,12 @@ def applied(job: ShardJob, samples: Iterable[Numbered]) -> Iterator[Made]:
         yield from whole(iter(samples))
         return
     work: Work = work_of(job)
-    on_error = job.on_error
+    on_error, bad = job.on_error, _BAD if job.reader is None else _BAD + _UNREADABLE
     for number, sample in samples:
         try:
             made = Made(number, sample, [encoded(each, sample) for each in work(sample, number)], None)
-        except (UserCodeError, CodecError, GroupingError) as error:
+        except bad as error:
+            error.key = error.key or sample[KEY]
             if on_error == "raise":
                 raise
             kept = [sample] if on_error == "ignore" else []

@@ -14,6 +14,9 @@ from wlshard.shards.output import STDOUT, is_there
 from wlshard.shards.packing import compressor
 from wlshard.tar.index import index_name
 
+SHARD_SAMPLES, SHARD_BYTES = 10_000, 2**28
+ENDLESS = 1 << 62
+
 
 def names_of(output: str) -> list[str] | None:
     """List the outputs that a text names one by one; None: a template, `out-%06d.tar`, names any number."""
@@ -22,6 +25,13 @@ def names_of(output: str) -> list[str] | None:
     except (TypeError, ValueError):
         return [one for braces in expand_braces(output) for one in expand_count(braces)]
     return None
+
+
+def limits_of(shard_samples: int | None, shard_bytes: int | None) -> tuple[int, int]:
+    """Give the most samples and bytes of a shard: both defaults, or the one that is set and no other."""
+    if shard_samples is None and shard_bytes is None:
+        return SHARD_SAMPLES, SHARD_BYTES
+    return shard_samples or ENDLESS, shard_bytes or ENDLESS
 
 
 def outputs_of(output: str, inputs: int) -> list[str]:
@@ -80,7 +90,7 @@ def run_jobs(
     elif not stream and (bound or len(jobs) < max(processes.parallel, 2)):
         yield from (run_chunked(job, processes, chunk_samples, heard) for job in jobs)
     else:
-        tasks = [Task("wlshard.jobs.each:do_shard", asdict(job)) for job in jobs]
+        tasks = (Task("wlshard.jobs.each:do_shard", asdict(job)) for job in jobs)
         yield from (Done(**answer.value) for answer in processes.run(tasks))
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from wlshard import seeds
 from wlshard.errors import GroupingError, UsageError, printable
 from wlshard.jobs.chosen import Chosen, Renamed, key_of
-from wlshard.jobs.plan import names_of, outputs_of
+from wlshard.jobs.plan import ENDLESS, limits_of, names_of, outputs_of
 from wlshard.jobs.ranks import ranker
 from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.access import ShardAccess
@@ -33,10 +33,8 @@ from wlshard.stream.fields import Fields
 
 log = logging.getLogger(__name__)
 
-SHARD_SAMPLES, SHARD_BYTES = 10_000, 2**28
 LEAST_MEMORY_BYTES = 1 << 24
 _READ_BYTES = 1 << 22  # what a shard being read takes
-_ENDLESS = 1 << 62
 
 Span: TypeAlias = tuple[int | None, int | None, int | None]  # as a slice has them
 
@@ -139,8 +137,7 @@ def _open_outputs(order: Resharding) -> OutputSet:
     scratch = _scratch(order)
     if names is None:
         outputs_of(output, 2)  # UsageError: names that do not differ
-        count = order.shard_samples or (SHARD_SAMPLES if size is None else _ENDLESS)
-        size = size or (SHARD_BYTES if order.shard_samples is None else _ENDLESS)
+        count, size = limits_of(order.shard_samples, size)
         return OutputSet(lambda n: output % n, lambda _: count, size, force=order.force, scratch=scratch)
     if order.shard_samples or size:
         raise UsageError(
@@ -153,9 +150,9 @@ def _open_outputs(order: Resharding) -> OutputSet:
             raise UsageError(f"{shards} outputs for {total} samples: name fewer", url=output)
 
     def share(n: int) -> int:
-        return _ENDLESS if shards == 1 else total * (n + 1) // shards - total * n // shards
+        return ENDLESS if shards == 1 else total * (n + 1) // shards - total * n // shards
 
-    return OutputSet(names.__getitem__, share, _ENDLESS, force=order.force, scratch=scratch)
+    return OutputSet(names.__getitem__, share, ENDLESS, force=order.force, scratch=scratch)
 
 
 def _scratch(order: Resharding) -> str | None:
