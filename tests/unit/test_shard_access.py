@@ -86,7 +86,7 @@ def test_a_run_is_one_open_and_one_ranged_read(
         def __exit__(self, *_) -> None:
             self.reader.close()
 
-    monkeypatch.setattr(ShardAccess, "_open", lambda self, at: Watch(original(self, at)))
+    monkeypatch.setattr(ShardAccess, "_open", lambda self, at, end: Watch(original(self, at, end)))
     samples = opened.read(3, 5)
     starts = opened._look().starts
     # The run itself, then the header that follows it.

@@ -28,7 +28,7 @@ from wlshard.jobs.engine import Answer
 from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.naming import fields_of
 from wlshard.shards.output import OutputShard
-from wlshard.shards.reader import read_samples
+from wlshard.shards.reader import in_turn, read_samples
 from wlshard.shards.tally import Tally
 from wlshard.tar.tape import MAX_MEMBER_BYTES
 
@@ -133,12 +133,13 @@ def _all(job: ShardJob, tally: Tally) -> Iterator[Numbered]:
         yield from enumerate(_named(job.reader)(job.given, job.settings))
         return
     on_error: Literal["raise", "skip"] = "skip" if job.on_error == "skip" else "raise"
-    for url in job.inputs:
-        # A stream's function may hold samples: views would hold a block of the shard each.
-        read = read_samples(
-            url, on_error=on_error, copy=job.stream, tally=tally, max_member_bytes=job.max_member_bytes
-        )
-        yield from enumerate(read)
+    with in_turn(job.inputs):
+        for url in job.inputs:
+            # A stream's function may hold samples: views would hold a block of the shard each.
+            read = read_samples(
+                url, on_error=on_error, copy=job.stream, tally=tally, max_member_bytes=job.max_member_bytes
+            )
+            yield from enumerate(read)
 
 
 def applied(job: ShardJob, samples: Iterable[Numbered]) -> Iterator[Made]:

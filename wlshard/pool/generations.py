@@ -97,7 +97,15 @@ class Generations:
             self._newest = None if isinstance(child, Stub) else child  # None: we are far behind
 
     def _gallop(self) -> int:
-        """Find a slot that was the last one a moment ago, by stat: slots have no gaps and never go."""
+        """Find a slot that was the last one a moment ago: slots have no gaps and never go.
+
+        Far away by one listing, which may be old; else by stat.
+        """
+        if self._store.can.shared and not self._store.can.local:
+            names = [entry.name.rpartition("/")[2] for entry in self._store.list(f"{GENERATIONS}/")]
+            numbers = [int(name[:-5]) for name in names if name[:-5].isdecimal() and name.endswith(".json")]
+            if numbers:
+                return max(numbers)
         if not self._exists(manifest_name(0)):
             return -1
         last, step = 0, 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
@@ -14,6 +15,7 @@ from wlshard.sample import KEY, Sample
 from wlshard.shards.grouping import Grouper, split_raw
 from wlshard.shards.reader import OnError, link_table, read_samples, reopens
 from wlshard.shards.scanned import count_samples, find_starts
+from wlshard.shards.spans import Fetched, Span
 from wlshard.shards.tally import Tally
 from wlshard.shards.watch import watched
 from wlshard.store.base import Reader, Store
@@ -56,6 +58,7 @@ class ShardAccess:
         self._tally = Tally() if tally is None else tally
         self._max_member_bytes = max_member_bytes
         self._known = False
+        self._looking = threading.Lock()
         self._index: Index | None = None
         self._scanned = False  # the index was found by a scan
         self._compressed = False
@@ -81,8 +84,18 @@ class ShardAccess:
         """Whether `read` works. May read the index or scan the shard."""
         return self._look() is not None
 
-    def read(self, first: int, count: int) -> list[Sample]:
-        """Read samples first … first + count - 1 with one ranged read.
+    def fetch(self, first: int, count: int) -> memoryview | None:
+        """Fetch what `read` of these samples will parse; None without an index. Any thread may."""
+        index = self._look()
+        if index is None or not 0 <= first <= first + count <= index.samples:
+            return None  # for read to say
+        begin, end = index.starts[first], index.starts[first + count] + HEADER_BYTES
+        data = memoryview(bytearray(end - begin))
+        with self._open(begin, end) as source:
+            return data[: source.readinto(data)]
+
+    def read(self, first: int, count: int, fetched: memoryview | None = None) -> list[Sample]:
+        """Read samples first … first + count - 1 with one ranged read, or from what `fetch` gave.
 
         Fields are read-only views into one buffer, which is used again once all of them are gone. Local
         shards: what follows is asked to be read ahead. TarError where the index and the tar disagree;
@@ -96,7 +109,7 @@ class ShardAccess:
         if not count:
             return []
         begin, end = index.starts[first], index.starts[first + count]
-        with self._open(begin) as source:
+        with self._open(begin, end + HEADER_BYTES) if fetched is None else Fetched(fetched) as source:
             try:
                 samples = self._run(source, index, first, count)
                 last = first + count == index.samples
@@ -152,18 +165,19 @@ class ShardAccess:
     ) -> None:
         self.close()
 
-    def _open(self, at: int) -> Reader:
+    def _open(self, at: int, end: int | None = None) -> Reader:
         if self._located is None:
             self._located = locate(self.url)
         store, name = self._located
-        return watched(lambda: store.open(name, at))
+        return watched(lambda: store.open(name, at, end))
 
     def _look(self) -> Index | None:
         """Find the index, once."""
-        if not self._known:
-            self._index = None if self.url == "-" else self._find()
-            self._known = True
-        return self._index
+        with self._looking:
+            if not self._known:
+                self._index = None if self.url == "-" else self._find()
+                self._known = True
+            return self._index
 
     def _find(self) -> Index | None:
         store, name = locate(self.url)
@@ -197,7 +211,7 @@ class ShardAccess:
         starts, begin = index.starts, index.starts[first]
         bytes_wanted = starts[first + count] - begin
         steps = scan(
-            _Span(source, bytes_wanted),
+            Span(source, bytes_wanted),
             self.url,
             start=begin,
             span=True,
@@ -268,20 +282,6 @@ class ShardAccess:
         self._advised[end] = told
         if len(self._advised) > _STRIPS:
             del self._advised[next(iter(self._advised))]
-
-
-class _Span:
-    """The next bytes of a source, as a source of their own."""
-
-    def __init__(self, source: Reader, left: int) -> None:
-        self.bytes: int | None = None
-        self._source, self._left = source, left
-
-    def readinto(self, target: bytearray | memoryview, /) -> int:
-        view = memoryview(target)[: self._left]
-        count = self._source.readinto(view) if len(view) else 0
-        self._left -= count
-        return count
 
 
 def _disagreement(what: str, url: str, offset: int | None = None) -> TarError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Literal, Self
@@ -74,6 +75,20 @@ def open_shard(url: str, start: int = 0) -> Reader:
         return watched(_Stdin)
     store, name = locate(url)
     return watched(lambda: store.open(name, start))
+
+
+def in_turn(urls: Sequence[str]) -> AbstractContextManager[None]:
+    """Inside the block, begin shards that are far away before the one that is read before them has ended."""
+    if all(url == "-" or is_local(url) for url in urls):
+        return nullcontext()
+    from wlshard.store.ranges import reading_in_turn
+
+    return reading_in_turn(urls, _open_unwatched)
+
+
+def _open_unwatched(url: str) -> Reader:
+    store, name = locate(url)
+    return store.open(name)
 
 
 def link_table(url: str) -> LinkTable | None:

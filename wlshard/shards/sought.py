@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 
 from wlshard.errors import WlshardError
 from wlshard.sample import Sample
-from wlshard.shards.reader import read_samples
+from wlshard.shards.reader import in_turn, read_samples
 from wlshard.store.connect import locate
 from wlshard.tar.index import index_name
 from wlshard.tar.tape import MAX_MEMBER_BYTES
@@ -22,7 +22,11 @@ def samples_from(
     What an index beside a shard lets pass is not read; other shards are read, from their start. Streams, as
     `read_samples`.
     """
-    left = first
+    with in_turn(shards):
+        return (yield from _from(shards, first, max_member_bytes))
+
+
+def _from(shards: Sequence[str], left: int, max_member_bytes: int) -> Generator[Sample, None, int]:
     for shard in shards:
         if left and _has_index(shard):
             from wlshard.shards.access import ShardAccess  # for the first sample nobody waits for it

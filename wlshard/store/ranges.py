@@ -217,8 +217,9 @@ def reading_in_turn(urls: Sequence[str], opener: Callable[[str], Reader]) -> Ite
     try:
         yield
     finally:
-        for url in set(urls):
+        for url in urls:
             _next.pop(url, None)
+        for url in urls:  # in their order: one that is being begun may begin the one after it
             if (begun := _begun.pop(url, None)) is not None:
                 with suppress(WlshardError, CancelledError):
                     begun.result().close()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from wlshard.errors import LostLease, NotFound, UsageError
 from wlshard.sample import KEY, URL, Sample
@@ -17,10 +19,14 @@ from wlshard.shards.reader import OnError
 from wlshard.shards.tally import Tally
 from wlshard.store.connect import is_local, locate
 
+T = TypeVar("T")
+
 # What a strip reads at a time, so that pieces of a few samples do not make as many requests. Of local files
 # the kernel is told besides what comes next (see ShardAccess): more would only hold more memory.
 READ_BYTES = 2**20
 LOCAL_READ_BYTES = 2**18
+
+FETCHERS = 24  # threads that fetch pieces from afar, each costs a round trip
 
 # A rank reads 12 · 16 strips, each within one shard or at the edge of two.
 OPEN_SHARDS = 2 * 12 * 16
@@ -35,7 +41,9 @@ class Shard(Protocol):
     @property
     def seekable(self) -> bool: ...
 
-    def read(self, first: int, count: int) -> list[Sample]: ...
+    def fetch(self, first: int, count: int) -> memoryview | None: ...
+
+    def read(self, first: int, count: int, fetched: memoryview | None = None) -> list[Sample]: ...
 
     def stream(self, first: int = 0) -> Iterator[Sample]: ...
 
@@ -76,7 +84,10 @@ class Rows:
         self.seekable = isinstance(rows, Sequence)
         self.samples = len(rows) if isinstance(rows, Sequence) else None
 
-    def read(self, first: int, count: int) -> list[Sample]:
+    def fetch(self, first: int, count: int) -> None:
+        """Do nothing: they are here."""
+
+    def read(self, first: int, count: int, fetched: memoryview | None = None) -> list[Sample]:  # noqa: ARG002
         assert isinstance(self._rows, Sequence)
         return [_named(row, first + i) for i, row in enumerate(self._rows[first : first + count])]
 
@@ -120,10 +131,12 @@ class Data:
         self.seekable = False
         self.digest = ""
         self.sample_bytes: float | None = None  # mean, as stored
-        self.read_bytes = LOCAL_READ_BYTES if all(map(is_local, names)) else READ_BYTES
+        self.remote = not all(name == "-" or is_local(name) for name in names)
+        self.read_bytes = READ_BYTES if self.remote else LOCAL_READ_BYTES
         self.skipped = Tally()
         self._opener = opener
         self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._threads: tuple[int, ThreadPoolExecutor] | None = None  # of the process of this id
 
     def count(self, counts: Sequence[int | None], size_bytes: int | None) -> None:
         """Take the samples of each shard and the bytes of all."""
@@ -145,13 +158,32 @@ class Data:
 
     def __getstate__(self) -> dict[str, Any]:
         """Let another process open the shards for itself."""
-        return {**self.__dict__, "_open": OrderedDict(), "skipped": Tally()}
+        return {**self.__dict__, "_open": OrderedDict(), "_threads": None, "skipped": Tally()}
+
+    def fetch(self, number: int, first: int, count: int) -> Future[memoryview | None]:
+        """Begin to fetch what reading these samples of a shard will need."""
+        return self._pool().submit(self.shard(number).fetch, first, count)
+
+    def each(self, look: Callable[[Shard, str], T]) -> Iterator[T]:
+        """Look at each shard and its name: side by side where a look costs round trips."""
+        for first in range(0, len(self.names), OPEN_SHARDS):
+            names = self.names[first : first + OPEN_SHARDS]
+            shards = [self.shard(first + number) for number in range(len(names))]
+            yield from (self._pool().map if self.remote else map)(look, shards, names)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._threads is None or self._threads[0] != os.getpid():
+            self._threads = os.getpid(), ThreadPoolExecutor(FETCHERS, thread_name_prefix="wlshard fetch")
+        return self._threads[1]
 
     def gone(self, error: NotFound) -> NotFound | LostLease:
         """Say what a missing shard means: in a pool, that the generation was retired while being read."""
         return error if self.generation is None else LostLease.by(error, self.generation)
 
     def close(self) -> None:
+        if self._threads is not None and self._threads[0] == os.getpid():
+            self._threads[1].shutdown(cancel_futures=True)
+        self._threads = None
         while self._open:
             self._open.popitem()[1].close()
 
@@ -177,15 +209,10 @@ def data_of_shards(urls: Sequence[str], cache_dir: str | None, on_error: OnError
     whole list a stream. Blocks for a stat and an index a shard. Errors: NotFound, TarError.
     """
     data = Data(urls, partial(ShardAccess, cache_dir=cache_dir, on_error=on_error))
-    sizes = [_size_of(url) for url in urls]
-    counts = []
-    seekable = bool(urls)
-    for number in range(len(urls)):
-        shard = data.shard(number)
-        counts.append(shard.samples)
-        seekable = seekable and shard.seekable
+    looked = list(data.each(_look))
+    counts, sizes = [samples for samples, _, _ in looked], [size for _, size, _ in looked]
     data.count(counts, sum(size or 0 for size in sizes))
-    data.seekable = seekable
+    data.seekable = bool(urls) and all(seekable for _, _, seekable in looked)
     names = [url.rpartition("/")[2] for url in urls]
     data.digest = digest_of(list(zip(names, sizes, counts, strict=True)))
     return data
@@ -205,8 +232,9 @@ def digest_of(shards: Sequence[tuple[str, int | None, int | None]]) -> str:
     return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:32]
 
 
-def _size_of(url: str) -> int | None:
+def _look(shard: Shard, url: str) -> tuple[int | None, int | None, bool]:
+    """Find a shard's samples, bytes, and whether it can be read at random."""
     if url == "-":
-        return None
+        return shard.samples, None, shard.seekable
     store, name = locate(url)
-    return store.stat(name).bytes
+    return shard.samples, store.stat(name).bytes, shard.seekable

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, TypeAlias
 
+from wlshard.shards.reader import in_turn
 from wlshard.stream.ahead import ReadAhead
 from wlshard.stream.data import Data
 from wlshard.stream.order import Line, Order, Shape, shard_order
@@ -31,6 +32,7 @@ SAMPLE_OBJECTS_BYTES = 2**10
 INDEX_BYTES = 16  # of a sample: where it lies, and what tells a key that comes back
 INDEX_TEXT_BYTES = 128  # of a sample, while its shard's index is parsed: three members take about 100
 REST_BYTES = 2**21  # threads, codecs: 1.5 MiB seen beside the above
+FAR_BYTES = 2**27  # a far store reads ahead as much (see store.ranges)
 DEPTH = 2  # windows read ahead, beyond the one that each lane holds
 
 
@@ -112,6 +114,10 @@ class Epoch:
         if not self._streams():
             strips = self._lanes(shape.lanes or 1) * (shape.strips or 1)
             blocks = strips * 2 * self.data.read_bytes
+            if self.data.remote:  # two windows' pieces on their way
+                blocks += 2 * (shape.strips or 1) * self.data.read_bytes
+        elif self.data.remote:
+            blocks += FAR_BYTES
         # The batch twice: the one the consumer looks at while the next is made.
         samples = (self.held_samples + 2 * shape.batch) * (size + SAMPLE_OBJECTS_BYTES)
         counts = self.data.counts or (0,)
@@ -129,15 +135,17 @@ class Epoch:
         if plan.workers > 1:
             share.mine = lambda step: self._owner(step) == plan.worker
         read: Read
+        begin = None
         if self._streams():
             read = Sequential(data, line, skip=plan.skip).read
         else:
             alone = order.lanes % plan.world == 0 and order.lanes // plan.world % plan.workers == 0
-            read = Strips(data, order, line, skip=plan.skip, ahead=alone).read
+            strips = Strips(data, order, line, skip=plan.skip, ahead=alone)
+            read, begin = strips.read, strips.begin if data.remote else None
         limit = (self._lanes(order.lanes) + DEPTH) * order.window
         self.held_samples = limit + order.window
         self._release_at = max(1, order.window // 2)
-        self._ahead = ReadAhead(windows(order, share, read), Window.samples, limit)
+        self._ahead = ReadAhead(windows(order, share, read, begin), Window.samples, limit)
         return steps_of(share, self._ahead)
 
     def _streamed(self) -> Iterator[tuple[list[Placed], int]]:
@@ -193,10 +201,12 @@ def share_of(samples: int, plan: Plan) -> Share:
 def stream(data: Data, plan: Plan) -> Iterator[Placed]:
     """Stream the shards of an epoch's line, with each sample's place in it."""
     place = 0
-    for number in shard_order(len(data.names), plan.shape, plan.seed, plan.epoch):
-        for row in data.shard(number).stream():
-            yield place, row
-            place += 1
+    order = shard_order(len(data.names), plan.shape, plan.seed, plan.epoch)
+    with in_turn([data.names[number] for number in order]):
+        for number in order:
+            for row in data.shard(number).stream():
+                yield place, row
+                place += 1
 
 
 def _first_len(item: tuple[list[Placed], int]) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from wlshard.errors import LostLease, NotFound
 from wlshard.sample import Sample
-from wlshard.shards.reader import OnError, read_samples
+from wlshard.shards.reader import OnError, in_turn, read_samples
 from wlshard.stream.data import Data, Rows, data_of_generation, data_of_rows, data_of_shards
 
 
@@ -75,8 +75,9 @@ def feed_of_shards(urls: Sequence[str], cache_dir: str | None, on_error: OnError
     """Feed on a list of shards."""
 
     def rows(on_error: OnError, copy: bool) -> Iterator[Sample]:
-        for url in urls:
-            yield from read_samples(url, on_error=on_error, copy=copy)
+        with in_turn(urls):
+            for url in urls:
+                yield from read_samples(url, on_error=on_error, copy=copy)
 
     return FixedFeed(lambda: data_of_shards(urls, cache_dir, on_error), rows)
 
@@ -126,12 +127,14 @@ class PoolFeed:
     def rows(self, on_error: OnError, copy: bool) -> Iterator[Sample]:
         try:
             manifest = self._reader.choose()
-            for url in self._reader.urls(manifest):
-                self.check()
-                try:
-                    yield from read_samples(url, on_error=on_error, copy=copy)
-                except NotFound as error:
-                    raise LostLease.by(error, manifest.generation) from error
+            urls = self._reader.urls(manifest)
+            with in_turn(urls):
+                for url in urls:
+                    self.check()
+                    try:
+                        yield from read_samples(url, on_error=on_error, copy=copy)
+                    except NotFound as error:
+                        raise LostLease.by(error, manifest.generation) from error
         finally:
             self._reader.close()
 

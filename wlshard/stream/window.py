@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from wlshard.errors import GroupingError, NotFound, TarError
 from wlshard.sample import Sample
+from wlshard.shards.reader import in_turn
 from wlshard.stream.data import Data
 from wlshard.stream.order import Line, Order, Shape, window_order
 from wlshard.stream.share import Share, divide
 
 # A sample, or the error that stands in its place; and its place in the line.
 Placed: TypeAlias = tuple[int, Sample | TarError | GroupingError]
+Begin: TypeAlias = Callable[[int, Iterable[tuple[int, int]]], None]  # lane, pieces of its strips
 Read: TypeAlias = Callable[[int, int, int, int], list[Placed]]  # lane, strip, place in the line, samples
 
 
@@ -28,18 +31,32 @@ class Strips:
         size = data.sample_bytes
         self.ahead = max(1, int(data.read_bytes / size)) if ahead and size else 1
         self._kept: dict[tuple[int, int], list[Placed]] = {}
+        self._coming: dict[tuple[int, int, int], Future[memoryview | None]] = {}  # by shard, first, count
 
     def read(self, lane: int, strip: int, place: int, count: int) -> list[Placed]:
         """Give `count` samples from `place` in the line on. Errors: TarError, GroupingError, NotFound."""
         kept = self._kept.pop((lane, strip), [])
         assert not kept or kept[0][0] == place, "a strip that is read ahead is read from front to back"
         if len(kept) < count:
-            start = place + len(kept)
-            end = max(place + count, min(start + self.ahead, self._order.strip_end(lane, strip)))
-            kept = kept + self._fetch(start, end - start)
+            kept = kept + self._fetch(*self._wanted(lane, strip, place, count, len(kept)))
         if len(kept) > count:
             self._kept[lane, strip] = kept[count:]
         return kept[:count]
+
+    def begin(self, lane: int, pieces: Iterable[tuple[int, int]]) -> None:
+        """Let what `read` will need of these pieces of the lane's strips be fetched, all at once."""
+        for strip, (place, count) in enumerate(pieces):
+            kept = len(self._kept.get((lane, strip), ()))
+            if kept < count:
+                for span in self._line.spans(*self._wanted(lane, strip, place, count, kept)):
+                    if span not in self._coming:
+                        self._coming[span] = self._data.fetch(*span)
+
+    def _wanted(self, lane: int, strip: int, place: int, count: int, kept: int) -> tuple[int, int]:
+        """Give place and number of the samples to read besides the `kept` ones."""
+        start = place + kept
+        end = max(place + count, min(start + self.ahead, self._order.strip_end(lane, strip)))
+        return start, end - start
 
     def _fetch(self, place: int, count: int) -> list[Placed]:
         found: list[Sample | TarError | GroupingError] = []
@@ -52,8 +69,11 @@ class Strips:
 
     def _read_span(self, number: int, first: int, count: int) -> list[Sample | TarError | GroupingError]:
         shard = self._data.shard(number)
+        coming = self._coming.pop((number, first, count), None)
         try:
-            return list(shard.read(first, count))
+            return list(
+                shard.read(first, count) if coming is None else shard.read(first, count, coming.result())
+            )
         except (TarError, GroupingError) as error:
             if not self._skip:
                 raise
@@ -84,7 +104,12 @@ class Sequential:
         return found
 
     def _from(self, place: int) -> Iterator[Placed]:
-        for number, first, here in self._line.spans(place, self._line.samples - place):
+        spans = list(self._line.spans(place, self._line.samples - place))
+        with in_turn([self._data.names[number] for number, *_ in spans]):
+            yield from self._of_spans(spans, place)
+
+    def _of_spans(self, spans: list[tuple[int, int, int]], place: int) -> Iterator[Placed]:
+        for number, first, here in spans:
             found = 0
             try:
                 for found, row in enumerate(self._data.shard(number).stream(first), 1):
@@ -116,14 +141,30 @@ class Window(NamedTuple):
         return sum(map(len, self.batches.values()))
 
 
-def windows(order: Order, share: Share, read: Read) -> Iterator[Window]:
-    """Read windows in the order in which the steps made here first need them."""
+def windows(order: Order, share: Share, read: Read, begin: Begin | None = None) -> Iterator[Window]:
+    """Read windows in the order in which the steps made here first need them.
+
+    begin: is told of each window some time before it is read.
+    """
+    coming = _needed(order, share)
+    now = next(coming, None)
+    while now is not None:
+        after = next(coming, None)
+        if begin is not None:
+            begin(now[0], order.pieces(*now))
+            if after is not None and after[0] != now[0]:
+                begin(after[0], order.pieces(*after))
+        yield read_window(order, share, read, *now)
+        now = after
+
+
+def _needed(order: Order, share: Share) -> Iterator[tuple[int, int]]:
     newest: dict[int, int] = {}
     for batch in share.batches():
         lane, number, _ = order.locate(batch)
         if newest.get(lane, -1) < number:
             newest[lane] = number
-            yield read_window(order, share, read, lane, number)
+            yield lane, number
 
 
 def read_window(order: Order, share: Share, read: Read, lane: int, number: int) -> Window:

@@ -1,0 +1,130 @@
+"""Shards that are far away: how few requests they take, what is read ahead, and that it is all the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+from faulty import FaultyServer, Handler, faulty
+from servers import WebServer
+
+from wlshard import Loader, Pool, ShardWriter, samples
+from wlshard.errors import NotFound
+from wlshard.shards.access import ShardAccess
+
+SAMPLES, SHARDS = 120, 4
+
+
+@pytest.fixture(scope="session")
+def shards(nginx: WebServer) -> str:
+    """Four shards with indexes, and the same without, of 30 samples of 100 kB each: the URL's last part."""
+    (nginx.folder / "far").mkdir()
+    (nginx.folder / "bare").mkdir()
+    with ShardWriter(f"{nginx.folder}/far/x-%06d.tar", shard_samples=SAMPLES // SHARDS) as writer:
+        for number in range(SAMPLES):
+            writer.write({"cls": number, "bin": bytes([number]) * 100_000})
+    for shard in (nginx.folder / "far").glob("*.tar"):
+        (nginx.folder / "bare" / shard.name).write_bytes(shard.read_bytes())
+    return "x-{000000..000003}.tar"
+
+
+@pytest.fixture
+def door(nginx: WebServer) -> Iterator[FaultyServer]:
+    """The web server, ten milliseconds away."""
+    with faulty(nginx.url) as server:
+        server.fault = late
+        yield server
+
+
+def late(_: Handler) -> bool:
+    time.sleep(0.01)
+    return False
+
+
+def gets(door: FaultyServer) -> list[tuple[str, str]]:
+    return [
+        (path.rpartition("/")[2], asked or "") for method, path, asked in door.requests if method == "GET"
+    ]
+
+
+@pytest.mark.parametrize("folder", ["far", "bare"])
+def test_shards_read_in_turn_are_begun_before_their_turn(
+    door: FaultyServer, shards: str, folder: str
+) -> None:
+    rows = samples(f"{door.url}/{folder}/{shards}", fields="cls bin")
+    assert [(label, data[0]) for label, data in rows] == [(n, n) for n in range(SAMPLES)]
+    order = gets(door)
+    last_of_first = max(number for number, (name, _) in enumerate(order) if name == "x-000000.tar")
+    first_of_second = min(number for number, (name, _) in enumerate(order) if name == "x-000001.tar")
+    assert first_of_second <= last_of_first + 1
+    assert (
+        sum(name == "x-000001.tar" for name, _ in order) <= 4
+    )  # begun once, not once ahead and once in turn
+
+
+def test_a_consumer_that_leaves_early_leaves_nothing_open(door: FaultyServer, shards: str) -> None:
+    for count, _ in enumerate(samples(f"{door.url}/bare/{shards}")):
+        if count == 25:
+            break
+
+
+def test_a_shard_that_is_missing_is_told_in_its_turn(door: FaultyServer, shards: str) -> None:
+    rows = iter(samples([f"{door.url}/bare/x-000000.tar", f"{door.url}/bare/absent.tar"]))
+    assert len(list(islice(rows, SAMPLES // SHARDS))) == SAMPLES // SHARDS
+    with pytest.raises(NotFound) as caught:
+        next(rows)
+    assert caught.value.url == f"{door.url}/bare/absent.tar"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"shuffle": 50}, {"shuffle": 50, "workers": 2}, {"rank": 1, "world_size": 2}]
+)
+@pytest.mark.parametrize("folder", ["far", "bare"])
+def test_the_loader_gives_from_afar_what_it_gives_from_here(
+    door: FaultyServer, nginx: WebServer, shards: str, folder: str, options: dict[str, int]
+) -> None:
+    def read(root: str) -> list[int]:
+        with Loader(f"{root}/{folder}/{shards}", "cls bin", batch_size=7, seed=3, **options) as loader:
+            return [label for labels, _ in loader for label in labels.tolist()]
+
+    far, here = read(door.url), read(str(nginx.folder))
+    if folder == "bare" and options:  # streamed: another order
+        far, here = (far, here) if "rank" in options else (sorted(far), sorted(here))
+        assert len(far) == len(here)
+    assert far == here or "rank" in options
+
+
+def test_the_first_sample_of_a_list_comes_after_three_requests(door: FaultyServer, shards: str) -> None:
+    url = f"{door.url}/far/x-000000.tar"
+    with Loader(url, "cls") as loader:
+        next(iter(loader))
+    assert [path for _, path, _ in door.requests[:3]] == ["/far/x-000000.idx", *["/far/x-000000.tar"] * 2]
+    assert door.requests[2][2] == "bytes=0-1048575"  # the first sample is in it, what follows is read-ahead
+
+
+def test_seeking_a_sample_takes_two_requests(door: FaultyServer, shards: str) -> None:
+    with ShardAccess(f"{door.url}/far/x-000002.tar") as access:
+        (sample,) = access.read(17, 1)
+        assert bytes(sample["cls"]) == b"77"
+    assert [method for method, *_ in door.requests] == ["GET", "GET"]
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_the_first_sample_of_a_pool_comes_after_eleven_requests_of_any_generation(
+    scheme: str, request: pytest.FixtureRequest, moto: str, gcs_stub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = request.getfixturevalue(f"{scheme}_url")
+    pool = Pool(url).create()
+    for _ in range(5):
+        with ShardWriter(pool) as writer:
+            writer.write({"cls": 1})
+        pool.rotate()
+    with faulty(moto if scheme == "s3" else gcs_stub) as door:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", door.url)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", door.url)
+        with Loader(url, "cls") as loader:
+            next(iter(loader))
+        asked = [path for _, path, _ in door.requests]
+        assert next(number for number, path in enumerate(asked) if "shards" in path) < 11 + (scheme == "gs")
