@@ -76,7 +76,7 @@ def test_wl_xargs_with_imagemagick(nginx: WebServer, tmp_path: Path) -> None:
     assert len(after) == 4
 
 
-@pytest.mark.parametrize("name", ["a.tar", "bare.tar", "input.tgz"])
+@pytest.mark.parametrize("name", ["a.tar", "input.tgz"])
 def test_commands_that_look_say_of_a_url_what_they_say_of_a_file(
     name: str, server: WebServer, tmp_path: Path
 ) -> None:
