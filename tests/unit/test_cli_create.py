@@ -204,6 +204,12 @@ def test_odd_files_are_skipped_and_listed() -> None:
     assert [len(made("l.tar")), len(made("e.tar"))] == [3, 2]
 
 
+def test_a_listed_pipe_is_not_waited_for() -> None:
+    os.mkfifo("a.jpg")
+    Path("list").write_text("a.jpg")
+    assert "is no file" in create("list", "-o", "x.tar", code=10)
+
+
 def test_names_that_are_only_unusual_pass() -> None:
     put(**{"in__a b.jpg": "1", "in__ü.JPG": "2"})
     Path(os.fsdecode(b"in/\xff.jpg")).write_text("3")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
 from wlshard import seeds
-from wlshard.codecs import encode
 from wlshard.errors import GroupingError, NotFound, UsageError, WlshardError, printable
 from wlshard.jobs.each import Done, OnError, ShardJob, failure
+from wlshard.jobs.fetch import class_of, name_of, url_of
 from wlshard.jobs.listing import base_of, is_folder, lines_of, planned, read_classes, write_classes
 from wlshard.jobs.plan import limits_of, names_of, outputs_of
-from wlshard.sample import KEY, URL, Sample, split_name
+from wlshard.sample import KEY, URL, split_name
 from wlshard.shards.keys import Keys
 from wlshard.shards.numbered import refuse_numbered
 from wlshard.shards.output import is_there
@@ -83,7 +82,7 @@ def create_jobs(
         settings["at"] = 0 if order.plan is None and is_folder(source) else -1
         known = read_classes(order.classes)
         keys = (lines[start].partition("\0")[0] for start in starts[:-1])
-        settings["classes"] = known or sorted({_class(key, settings["at"]) for key in keys if "/" in key})
+        settings["classes"] = known or sorted({class_of(key, settings["at"]) for key in keys if "/" in key})
     numbers: Sequence[int] = seeds.permutation(count, order.seed, "create") if order.shuffle else range(count)
     jobs = _jobs(order, source, settings, _cut(order, settings["base"], lines, starts, numbers))
     if order.classes is not None and known is None:
@@ -98,10 +97,10 @@ def _jobs(
     how: dict[str, Any] = {
         "on_error": order.on_error,
         "force": order.force,
-        "reader": f"{__name__}:given_samples",
+        "reader": "wlshard.jobs.fetch:given_samples",
     }
     jobs = [
-        ShardJob([source], output, f"{__name__}:fetcher", settings, given=given, **how)
+        ShardJob([source], output, "wlshard.jobs.fetch:fetcher", settings, given=given, **how)
         for output, given in zip(outputs, shards, strict=True)
     ]
     if not order.force:
@@ -134,16 +133,12 @@ def _lines(
             if not keys.add(key.encode("utf-8", "surrogateescape")):
                 raise GroupingError("two lines of the plan have this key: make them one", url=source, key=key)
         elif line.startswith(before):
-            both = [printable(_name(key, field, one.split("\0")[2])) for one in (lines[at - 1], line)]
+            both = [printable(name_of(key, field, one.split("\0")[2])) for one in (lines[at - 1], line)]
             what = f"both are the field {printable(field)} of this sample: rename or remove one"
             raise GroupingError(f"{both[0]} and {both[1]}: {what}", url=source, key=key)
         last, before = key, f"{key}\0{field}\0"
     starts.append(len(lines))
     return lines, starts
-
-
-def _name(key: str, field: str, source: str) -> str:
-    return source[1:] if source else f"{key}.{field}"
 
 
 def _cut(
@@ -178,7 +173,7 @@ def _tar_bytes(base: str, line: str, *, exact: bool) -> int:
     key, field, source = line.split("\0")
     size = len(source) - 1
     if source[:1] in ("", "<"):
-        url = _url(base, _name(key, field, source))
+        url = url_of(base, name_of(key, field, source))
         if not is_local(url):
             if exact:
                 raise UsageError("sizes of files elsewhere are not known: use --shard-samples", url=url)
@@ -188,17 +183,6 @@ def _tar_bytes(base: str, line: str, *, exact: bool) -> int:
         except OSError:
             size = 0  # whoever reads it tells
     return BLOCK + size + padding(size)
-
-
-def _url(base: str, name: str) -> str:
-    return name if "://" in name or name.startswith("/") else f"{base}/{name}"
-
-
-def _class(key: str, at: int) -> str:
-    folders = key.split("/")[:-1]
-    if not folders:
-        raise GroupingError("a file in no class's folder: move it into one, or leave out --classes", key=key)
-    return folders[at]
 
 
 def _check_made(job: ShardJob) -> None:
@@ -223,62 +207,3 @@ def _keys(url: str) -> list[str]:
     if head.startswith("v1.2 "):
         return [split[0] for line in lines if (split := split_name(line.split(" ", 4)[3]))]
     return [sample[KEY] for sample in read_samples(url)]
-
-
-def given_samples(given: Sequence[str], settings: Mapping[str, Any]) -> Iterator[Sample]:
-    """Yield the samples that lines tell of: instead of each field's bytes, what they come from."""
-    split = (line.split("\0") for line in given)
-    for key, fields in groupby(split, lambda line: line[0]):
-        sample: Sample = {KEY: key, URL: settings["source"]}
-        for _, field, source in fields:
-            sample[field] = (source or f"<{key}.{field}").encode("utf-8", "surrogateescape")
-        yield sample
-
-
-def fetcher(settings: Mapping[str, Any]) -> Callable[[Sample, int], list[Sample]]:
-    """Make the function that fetches the fields of a sample: the work of a shard job."""
-    base, allow_empty, classes = settings["base"], settings["allow_empty"], settings.get("classes")
-    numbers = {name: n for n, name in enumerate(classes or ())}
-
-    def fetch(sample: Sample, _: int) -> list[Sample]:
-        made: Sample = {}
-        for name, value in sample.items():
-            if name.startswith("__"):
-                made[name] = value
-                continue
-            text = bytes(value).decode("utf-8", "surrogateescape")
-            made[name] = _bytes(name, text, base, allow_empty)
-        if classes is not None:
-            made["cls"] = _number(made, numbers, settings["at"])
-        return [made]
-
-    return fetch
-
-
-def _number(sample: Sample, numbers: Mapping[str, int], at: int) -> int:
-    if "cls" in sample:
-        raise GroupingError("there is a field cls: remove that, or leave out --classes", key=sample[KEY])
-    dotted = [name for name in sample if "." in name]
-    if dotted:
-        what = f"a name ends at its first dot, so this has the field {printable(dotted[0])}"
-        raise GroupingError(f"{what}: rename it, or leave out --classes", url=sample[URL], key=sample[KEY])
-    name = _class(sample[KEY], at)
-    if name not in numbers:
-        raise GroupingError(f"the class {printable(name)} is not in the file of --classes", key=sample[KEY])
-    return numbers[name]
-
-
-def _bytes(field: str, source: str, base: str, allow_empty: bool) -> Any:
-    kind, text = source[0], source[1:]
-    if kind == "=":
-        return text.encode("utf-8", "surrogateescape")
-    if kind == ":":
-        return bytes(encode(field, json.loads(text)))
-    url = _url(base, text)
-    if is_local(url) and os.path.exists(local_path(url)) and not os.path.isfile(local_path(url)):
-        raise NotFound("is no file: leave it out", url=url)
-    store, name = locate(url)
-    data = store.read(name)
-    if not data and not allow_empty:
-        raise GroupingError("an empty file: remove it, or --allow-empty", url=url)
-    return data
