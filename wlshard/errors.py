@@ -18,6 +18,7 @@ WlshardError                1
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -48,7 +49,7 @@ class WlshardError(Exception):
 
     def __str__(self) -> str:
         where = ("url", self.url), ("member", self.member), ("key", self.key), ("offset", self.offset)
-        known = ", ".join(f"{name} {printable(value)}" for name, value in where if value is not None)
+        known = ", ".join(f"{name} {printable(shown(value))}" for name, value in where if value is not None)
         said = "\n".join(map(printable, self.message.split("\n")))  # names and tracebacks are the data's
         return f"{said} [{known}]" if known else said
 
@@ -64,7 +65,7 @@ class WlshardError(Exception):
             "code": self.code,
             "error": type(self).__name__,
             "message": self.message,
-            "url": self.url,
+            "url": self.url and shown(self.url),
             "member": self.member,
             "key": self.key,
             "offset": self.offset,
@@ -75,6 +76,18 @@ def _rebuild(
     kind: type[WlshardError], message: str, url: str, member: str, key: str, offset: int
 ) -> WlshardError:
     return kind(message, url=url, member=member, key=key, offset=offset)
+
+
+def shown(value: object) -> str:
+    """Show a URL without what is secret in it: a password, the values that sign a query."""
+    text = str(value)
+    return _SIGNED.sub(r"\1***", _LOGIN.sub("://***@", text)) if "@" in text or "?" in text else text
+
+
+_LOGIN = re.compile(r"://[^/@\s]*@")
+_SIGNED = re.compile(
+    r"([?&][^=&]*(?:sig|token|key|secret|credential|passw|auth)[^=&]*=)[^&#\s]*", re.IGNORECASE
+)
 
 
 def printable(value: object) -> str:

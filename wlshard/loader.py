@@ -15,6 +15,7 @@ from wlshard.pool.pool import Pool
 from wlshard.pool.source import resolve
 from wlshard.sample import Sample
 from wlshard.shards.reader import OnError
+from wlshard.store.options import use_options
 from wlshard.stream.arguments import count_or_none, only_one, rank_and_world, seconds, whole
 from wlshard.stream.course import Course
 from wlshard.stream.cursor import parse_cursor
@@ -38,6 +39,7 @@ def samples(
     decode: bool | str = True,
     on_error: OnError = "raise",
     timeout_s: float = 600,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Iterable[Any]:
     """Iterate over samples in order: shards as listed, samples as they lie in them; each `iter()` anew.
 
@@ -51,9 +53,10 @@ def samples(
         follower = partial(Follower, follow=False, timeout_s=timeout_s)
         return find_feed(source, None, on_error, follower).rows(on_error, copy=decode is False)
 
+    use_options(storage_options)
     seconds("timeout_s", timeout_s)
-    prepare = preparer(fields, decode)
-    return Prepared(rows, None if fields is None and decode is False else prepare, on_error)
+    prepare = preparer(fields, decode) if fields is not None or decode is not False else None
+    return Prepared(rows, prepare, on_error)
 
 
 def find_feed(
@@ -102,13 +105,13 @@ class Loader:
         on_error: "skip" counts bad samples; batches are shorter, on several ranks never empty (a good sample
             comes twice, "padded"); 100 in a row are an error.
         follow: on a pool, "epoch" takes the newest generation at each epoch, None stays with the first.
-        cache_dir: where indexes made by scanning local shards are kept.
+        cache_dir: keeps indexes made by scanning local shards.
         timeout_s: how long an empty pool, or (10 s at least) a worker that gives nothing, is waited for.
+        http_proxy, storage_options: how stores are reached, by all of this process from now on.
         pin: a name, one for all ranks, that keeps a pool's last two generations read for 7 days, to resume.
 
     Holds the window of each of its lanes and what is read ahead: `stats()["announced_bytes"]`. Blocks for the
     store; says so when that takes long. Use it as a context manager, or call `close()`.
-
     Errors: NotFound, PoolStarved, CursorMismatch, LostLease, TarError, WorkerDied, …; a transform's.
     """
 
@@ -136,7 +139,10 @@ class Loader:
         cache_dir: str | None = None,
         timeout_s: float = 600,
         pin: str | None = None,
+        http_proxy: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
+        use_options(storage_options, http_proxy=http_proxy)
         self._epochs = count_or_none("epochs", epochs) or 1
         self._batches = count_or_none("batches", batches)
         only_one(epochs=epochs, batches=batches)
@@ -146,9 +152,8 @@ class Loader:
         if follow not in ("epoch", None):
             raise UsageError(f'follow={follow!r}: say "epoch", or None to stay with one generation')
         rank, world_size = rank_and_world(rank, world_size)
-        recipe = Recipe(
-            fields, decode, transform, batch_transform, collate_fn, batch_size is not None, seed, on_error
-        )
+        batched = batch_size is not None
+        recipe = Recipe(fields, decode, transform, batch_transform, collate_fn, batched, seed, on_error)
         self._hands = hands_for(recipe, whole("workers", workers, 0), start_method, timeout_s)
         follower = partial(Follower, follow=follow is not None, timeout_s=timeout_s, pin=pin)
         self._course = Course(
@@ -162,10 +167,9 @@ class Loader:
             rank=rank,
             world_size=world_size,
         )
-        self._goes_on = True  # the next iter() continues where the course stands
+        self._goes_on, self._closed = True, False  # the next iter() continues where the course stands
         self._taken = 0  # of the `batches` of the iter() under way
         self._turn: object = None  # stands for the one iterator in use
-        self._closed = False
         self._counts = {"samples": 0, "batches": 0, "epochs": 0, "padded": 0, "skipped": 0}
 
     def __iter__(self) -> Iterator[Any]:

@@ -99,9 +99,24 @@ def command(
     def decorate(function: Callable[..., int | None]) -> Command:
         settings = {"help_option_names": ["-h", "--help"]}
         make = click.command(name, cls=Command, example=example, bare=bare or {}, context_settings=settings)
-        return make(function)
+        made = make(function)
+        made.params.append(_storage_options())
+        return made
 
     return decorate
+
+
+def _storage_options() -> click.Option:
+    def use(_: click.Context, __: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            from wlshard.store.options import parse_options, use_options
+
+            use_options(parse_options(value))
+
+    about = "For gs:// and s3://: anon=true,endpoint_url=…, requester_pays, project, profile …, or JSON."
+    return click.Option(
+        ["--storage-options"], metavar="K=V,…", callback=use, expose_value=False, is_eager=True, help=about
+    )
 
 
 def run(name: str, argv: Sequence[str], body: Callable[[], int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from wlshard import clock
@@ -19,6 +19,7 @@ from wlshard.pool.names import GENERATION, SETTINGS, SHARDS
 from wlshard.pool.rotate import Policy, Rotation, rotate
 from wlshard.store.base import Store, object_url
 from wlshard.store.connect import connect
+from wlshard.store.options import use_options
 
 if TYPE_CHECKING:
     from wlshard.pool.retire import Retirement
@@ -37,7 +38,14 @@ class Pool:
     AccessDenied and StoreUnavailable where the store does.
     """
 
-    def __init__(self, url: str | os.PathLike[str], *, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        store: Store | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        use_options(storage_options)
         self.url = os.fspath(url)
         self.store = store or connect(self.url)
         self._generations = Generations(self.store)

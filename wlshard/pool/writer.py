@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from wlshard.pool.pool import Pool
 from wlshard.pool.seal import SealingTarget
 from wlshard.shards.writer import RollingWriter, Target, TemplateTarget
+from wlshard.store.options import use_options
 
 
 class ShardWriter(RollingWriter):
@@ -32,7 +35,9 @@ class ShardWriter(RollingWriter):
         shard_bytes: int = 2**28,
         shard_seconds: float | None = None,
         any_schema: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
+        use_options(storage_options)
         sink: Target
         if isinstance(target, Pool):
             sink = SealingTarget(target, any_schema=any_schema)

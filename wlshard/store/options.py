@@ -15,15 +15,16 @@ from wlshard.errors import UsageError
 VARIABLE = "WLSHARD_STORAGE_OPTIONS"
 
 
-def use_options(options: Mapping[str, Any] | None) -> None:
+def use_options(options: Mapping[str, Any] | None, *, http_proxy: str | None = None) -> None:
     """Add these to the storage options of this process and of those that it starts.
 
     Names as in fsspec's s3fs and gcsfs (`anon`, `endpoint_url`, `requester_pays`, `project`, `token`, `key`,
     `secret`, `profile` …), and `http_proxy`. What stands under a scheme, {"s3": {…}}, holds for that one.
     """
-    if options:
+    new = {**(options or {}), **({"http_proxy": http_proxy} if http_proxy is not None else {})}
+    if new:
         try:
-            os.environ[VARIABLE] = json.dumps(_standing() | dict(options))
+            os.environ[VARIABLE] = json.dumps(_standing() | new)
         except TypeError as error:
             raise UsageError("storage options are plain JSON values: text, numbers, lists, dicts") from error
 

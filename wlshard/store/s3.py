@@ -6,6 +6,7 @@ No event loop and no thread of its own: it can be used before and after a fork. 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -202,6 +203,8 @@ def _connect(options: dict[str, Any]) -> tuple[Any, dict[str, str]]:
         from botocore.config import Config
     except ImportError as error:
         raise UsageError("s3:// needs a further package: pip install 'wlshard[s3]'") from error
+    if logging.getLogger("botocore").level == logging.NOTSET:
+        logging.getLogger("botocore").setLevel(logging.INFO)  # its debug log shows what signs a request
     settings: dict[str, Any] = {
         "retries": {"total_max_attempts": 1},
         "max_pool_connections": 64,

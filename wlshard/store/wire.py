@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, ResponseError
 
-from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError, WlshardError
+from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError, WlshardError, shown
 from wlshard.store.options import option
 from wlshard.store.patience import Passing, retry_after, unavailable
 
@@ -111,7 +112,7 @@ def send(
             decode_content=False,
         )
     except LocationValueError as error:
-        raise UsageError(f"{error}: check the URL", url=show) from error
+        raise UsageError("no server can be asked for this: check the URL", url=show) from error
     except MaxRetryError as error:
         if isinstance(error.reason, ResponseError):
             advice = f"more than {REDIRECTS} redirects, a loop perhaps: check the URL"
@@ -198,6 +199,16 @@ def _login(url: str) -> str | None:
     """Give the `user:password` that stands in a URL."""
     before, at, _ = urlsplit(url).netloc.rpartition("@")
     return unquote(before) if at else None
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Take what signs a URL out of urllib3's own debug log."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(shown(arg) if isinstance(arg, str) else arg for arg in record.args)
+    return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_without_secrets)
 
 
 def _leave_to_parent() -> None:
