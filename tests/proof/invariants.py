@@ -51,7 +51,11 @@ class Seen:
     @property
     def promoted(self) -> list[str]:
         """Shards by the manifests that promoted them, as far as these can be read."""
-        return [s.name for m in self.manifests for s in m.shards if s.promoted == m.generation]
+        return [name for name, _ in self.promotions]
+
+    @property
+    def promotions(self) -> list[tuple[str, int]]:
+        return [(s.name, s.promoted) for m in self.manifests for s in m.shards if s.promoted == m.generation]
 
     def keys(self, names: Iterable[str]) -> list[str]:
         return [key for name in names for key in self.shards.get(name, ())]
@@ -60,7 +64,8 @@ class Seen:
 def look(objects: Mapping[str, bytes], acknowledged: Iterable[str] = ()) -> Seen:
     """Look at a pool's objects, by name, and at what its users were told.
 
-    That is: `created`, `sealed SHARD`, `rotated N DIGEST`, `retired N`, `pinned N`, `unpinning N`.
+    That is `created`, `sealed SHARD`, `rotated N DIGEST`, `retired N`, `pinned N`, `unpinning N`; and, noted
+    before generation N was retired, `promoted SHARD N`.
     """
     seen = Seen()
     told = [what.split(" ") for what in acknowledged]
@@ -73,12 +78,16 @@ def look(objects: Mapping[str, bytes], acknowledged: Iterable[str] = ()) -> Seen
     for manifest in seen.manifests:
         _look_at_manifest(seen, manifest)
     _look_at_promotions(seen)
+    before = {words[0]: int(words[1]) for what, *words in told if what == "promoted"}
+    for manifest in seen.manifests:
+        again = [s.name for s in manifest.shards if before.get(s.name, s.promoted) != s.promoted]
+        seen.faults += [f"I2: {name} was promoted twice" for name in again]
     for what, *words in told:
         if what == "rotated":
             number, digest = int(words[0]), words[1]
             if number >= len(seen.slots) or seen.slots[number].digest != digest:
                 seen.faults.append(f"I3: generation {number} was acknowledged and is not what it was")
-        elif what == "sealed":
+        elif what == "sealed" and words[0] not in before:
             _look_at_sealed(seen, words[0])
         elif what == "retired" and seen.slots[int(words[0])] not in seen.stubs:
             seen.faults.append(f"I11: generation {words[0]} came back")

@@ -93,7 +93,8 @@ def seals(world: World, name: str, samples: int = 2) -> Actor:
         members.append((f"{name}{number}.txt", at + len(header), 4))
         at += 1024
     data = b"".join([*parts, END_MARK])
-    parsed = ShardName(f"20250101T000000-host-{name * 16}", 1, samples, hashlib.sha256(data).hexdigest()[:32])
+    writer = f"20250101T000000-host-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    parsed = ShardName(writer, 1, samples, hashlib.sha256(data).hexdigest()[:32])
 
     def act(store: Store) -> None:
         with store.draft(f"shards/{parsed.writer}-000001-00000000") as draft:
