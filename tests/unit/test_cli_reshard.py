@@ -174,6 +174,10 @@ def test_one_shard_after_the_other_or_mixed() -> None:
     heavy = [key for key, _ in into("y.tar", "a.tar", "b.tar", mix=True, weights=[1, 1e9])]
     assert heavy[:7] == [f"k{n:04d}" for n in range(20, 27)]
     assert heavy[7:] == keys("a.tar")
+    for n, count in enumerate((1, 2, 2)):
+        shard(Path(f"t{n}.tar"), count, first=10 * n)
+    turns = [key for key, _ in into("t.tar", "t0.tar", "t1.tar", "t2.tar", mix=True)]
+    assert turns == ["k0000", "k0010", "k0020", "k0011", "k0021"]  # who has ended costs nobody a turn
     reshard(Resharding([["a.tar", "b.tar"]], "z.tar", mix=True))  # the shards of a single source
     assert keys("z.tar") == mixed
     for how in ({"weights": [1, 1]}, {"mix": True, "weights": [1]}, {"mix": True, "weights": [1, 0]}):
