@@ -52,17 +52,20 @@ def test_read_ahead_gives_everything_in_order() -> None:
     ahead.close()
 
 
-def test_read_ahead_stops_at_its_limit_and_goes_on_when_released() -> None:
+def test_read_ahead_stops_at_its_limit_and_goes_on_when_half_of_it_is_released() -> None:
     source = Paced(100)
     ahead = ReadAhead(iter(source), len, 5)
     assert next(ahead) == [0]
     source.wait_for(5)
     ahead._thread.join(0.05)  # were it to read on, it would do so now
     assert source.read == 5
+    ahead.release(2)
+    ahead._thread.join(0.05)
+    assert source.read == 5
     ahead.release(1)
-    source.wait_for(6)
+    source.wait_for(8)
     ahead.close()
-    assert source.read == 6
+    assert source.read == 8
 
 
 def test_a_consumer_that_releases_nothing_still_gets_everything() -> None:

@@ -33,6 +33,7 @@ class ReadAhead(Generic[T]):
         self._source = source
         self._weigh = weigh
         self._limit = limit
+        self._low = limit // 2  # where reading begins again: to wake a thread costs as much as a small read
         self._held = 0
         self._ready: deque[T] = deque()
         self._state = threading.Condition()
@@ -66,7 +67,7 @@ class ReadAhead(Generic[T]):
         """Tell that the consumer holds so many samples less."""
         with self._state:
             before, self._held = self._held, self._held - samples
-            if before >= self._limit > self._held:
+            if before > self._low >= self._held:
                 self._state.notify_all()
 
     def close(self) -> None:

@@ -26,13 +26,12 @@ from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.recipe import Maker, Recipe
 from wlshard.workers import wire
 from wlshard.workers.memory import Memory, die_with_parent, shared_file
-from wlshard.workers.slots import Filling, Packed, Slot, Slots
+from wlshard.workers.slots import FILL_BYTES, Filling, Packed, Slot, Slots
 
 T = TypeVar("T")
 
 PAGE_BYTES = 4096  # what a worker is at; the parent looks there when it has died
-FILL_BYTES = 1 << 18  # steps share a message up to here, or up to so many seconds
-FILL_S = 0.005
+FILL_S = 0.005  # steps share a slot for so long, if there is room
 # Waiting for data, making steps, waiting for a slot; the cost of reading.
 SPENT = ("read_s", "make_s", "idle_s", "reader_s", "store_s", "store_bytes", "store_requests")
 

@@ -16,6 +16,7 @@ import numpy as np
 from wlshard.stream.recipe import Step
 from wlshard.workers.memory import Bytes, Memory, shared_file
 
+FILL_BYTES = 1 << 21  # steps share a slot up to here
 SLOTS = 2  # of a worker: one is filled while the other is at the consumer's
 ALIGN_BYTES = 64
 HEAD_BYTES = 1 << 13  # what of a batch is no array travels with the message up to here, else in the slot
@@ -85,8 +86,8 @@ class Slots:
         return None if len(self._away) >= SLOTS else self.new(self._size)
 
     def new(self, size: int) -> Slot:
-        """Make a slot of at least this size; later ones will be as large."""
-        step = max(1 << 16, 1 << max(0, size.bit_length() - 4))
+        """Make a slot of at least this size; later ones will be as large. What is not used costs nothing."""
+        step = max(FILL_BYTES, 1 << max(0, size.bit_length() - 4))
         self._size = max(self._size, -(-size // step) * step)
         self._made += 1
         return Slot(self._made, self._size)
@@ -136,8 +137,9 @@ class Filling:
     def add(self, step: Step) -> None:
         """Lay in what does not lie there already."""
         buffers: list[pickle.PickleBuffer] = []
-        head = _dumps(step.value, buffers)
-        if len(head) > HEAD_BYTES:
+        head: memoryview = _dumps(step.value, buffers)
+        inline = bytes(head) if len(head) <= HEAD_BYTES else None
+        if inline is None:
             buffers.append(pickle.PickleBuffer(head))
         parts = [np.frombuffer(raw, np.uint8) if (raw := one.raw()).nbytes else _NONE for one in buffers]
         places = [self._place(part) for part in parts]
@@ -149,7 +151,6 @@ class Filling:
                 places[number] = at = self._room(part.size)
                 self._whole[at : at + part.size] = part
         found = [(place, part.size) for place, part in zip(places, parts, strict=True)]
-        inline = None if len(head) > HEAD_BYTES else head
         self.packed.append(Packed(inline, found, step.samples, step.padded, step.skipped))
 
     def done(self) -> Slot:
@@ -198,7 +199,7 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
 
 
-def _dumps(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
+def _dumps(value: Any, buffers: list[pickle.PickleBuffer]) -> memoryview:
     out = io.BytesIO()
     _Pickler(out, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append).dump(value)
-    return out.getvalue()
+    return out.getbuffer()

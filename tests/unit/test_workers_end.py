@@ -1,0 +1,206 @@
+"""However a loader with workers ends, nothing of it is left: killed, interrupted, forgotten, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from loading import row
+from processes import environ, gone, until
+
+from wlshard import Loader, UsageError
+
+SCRIPT = """
+import os, sys, threading
+from wlshard import Loader
+
+method, phase = sys.argv[1:3]
+
+
+def block(sample):
+    if phase == "waiting" and sample["n"] >= 40:
+        print("now", flush=True)
+        os.read(0, 1)
+    return sample
+
+
+def train(loader):
+    for number, batch in enumerate(loader):
+        if phase == "consuming" and number == 3:
+            print("now", flush=True)
+            os.read(0, 1)
+    if phase == "between":
+        print("now", flush=True)
+        os.read(0, 1)
+    return number
+
+
+def main():
+    rows = [{"n": n} for n in range(400)]
+    loader = Loader(rows, batch_size=2, transform=block, workers=2, start_method=method)
+    if phase == "starting":
+        print("now", flush=True)
+    if phase == "thread":
+        thread = threading.Thread(target=next, args=(iter(loader),))
+        thread.start()
+        thread.join()
+    if phase == "forgotten":
+        print(train(loader), flush=True)
+        return
+    with loader:
+        while True:
+            number = train(loader)
+            if phase == "thread":
+                print("now", flush=True)
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+class Run:
+    """The script in a session of its own, so that all its processes can be found."""
+
+    def __init__(self, folder: Path, method: str, phase: str) -> None:
+        (folder / "train.py").write_text(SCRIPT)
+        command = [sys.executable, str(folder / "train.py"), method, phase]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env=environ(), start_new_session=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+    def until_now(self) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "now\n"
+
+    def others(self) -> list[int]:
+        """Give the processes of the session but its first."""
+        found = []
+        for entry in os.listdir("/proc"):
+            with suppress(OSError, ValueError):
+                if os.getsid(int(entry)) == self.process.pid != int(entry):
+                    found.append(int(entry))
+        return found
+
+
+@pytest.mark.parametrize("phase", ["starting", "waiting", "consuming", "between", "thread"])
+def test_when_the_parent_is_killed_its_workers_end(tmp_path, phase) -> None:
+    with Run(tmp_path, "fork", phase) as run:
+        run.until_now()
+        workers = run.others()
+        run.process.kill()
+        assert run.process.wait(20) == -signal.SIGKILL
+        assert len(workers) == 2 or phase == "starting"
+        until(lambda: not run.others(), "the end of the workers")
+
+
+@pytest.mark.parametrize("phase", ["starting", "waiting", "consuming", "between"])
+def test_an_interrupt_at_the_terminal_ends_all_with_one_traceback(tmp_path, phase) -> None:
+    with Run(tmp_path, "fork", phase) as run:
+        run.until_now()
+        os.killpg(run.process.pid, signal.SIGINT)
+        _, told = run.process.communicate(timeout=20)
+        assert run.process.returncode == -signal.SIGINT
+        assert told.count("KeyboardInterrupt\n") == told.count("most recent call last") == 1
+        assert run.others() == []
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_workers_of_another_start_method_work_and_end(tmp_path, method) -> None:
+    with Run(tmp_path, method, "forgotten") as run:
+        shown, told = run.process.communicate(timeout=60)
+        assert (run.process.returncode, shown, told) == (0, "199\n", "")
+        until(lambda: not run.others(), "the end of the workers")
+    with Run(tmp_path, method, "consuming") as run:
+        run.until_now()
+        run.process.kill()
+        until(lambda: not run.others(), "the end of the workers")
+
+
+def test_a_loader_that_is_never_closed_holds_up_nothing(tmp_path) -> None:
+    with Run(tmp_path, "fork", "forgotten") as run:
+        shown, told = run.process.communicate(timeout=20)
+        assert (run.process.returncode, shown, told) == (0, "199\n", "")
+        assert run.others() == []
+
+
+def test_a_stopped_worker_does_not_hold_up_close() -> None:
+    loader = Loader([row(n) for n in range(4000)], batch_size=2, workers=2)
+    next(iter(loader))
+    workers = [worker.pid for worker in loader._hands._workers]
+    os.kill(workers[0], signal.SIGSTOP)
+    loader.close()
+    gone(workers)
+
+
+def test_a_child_forked_by_the_user_leaves_the_workers_alone_and_may_begin_anew() -> None:
+    rows = [row(n) for n in range(400)]
+    with Loader(rows, batch_size=2, workers=2) as loader:
+        iterator = iter(loader)
+        batch = next(iterator)
+        child = os.fork()
+        if child == 0:
+            del batch  # gives no slot back: it is the parent's
+            code = 1
+            try:
+                next(iterator)
+            except UsageError:
+                code = 0 if sum(1 for _ in loader) == 200 else 2
+            finally:
+                loader.close()
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert batch["n.index"].tolist() == [0, 1]
+        assert sum(1 for _ in iterator) == 199
+        assert sum(1 for _ in loader) == 200
+
+
+def test_a_process_that_may_have_no_children_says_so(tmp_path) -> None:
+    code = """
+import multiprocessing
+from wlshard import Loader, UsageError
+
+def inner():
+    try:
+        next(iter(Loader([{"n": 1}], workers=1)))
+    except UsageError as error:
+        print(error.message, flush=True)
+
+process = multiprocessing.get_context("fork").Process(target=inner, daemon=True)
+process.start()
+process.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "use workers=0" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.long
+def test_a_thousand_loaders_come_and_go_without_growth(tmp_path) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    sizes = []
+    for number in range(1000):
+        with Loader([row(n) for n in range(20)], batch_size=2, workers=2) as loader:
+            next(iter(loader))
+        if number % 100 == 99:
+            sizes.append((resident(), len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))))
+    assert sizes[-1][1:] == sizes[0][1:]
+    assert sizes[-1][0] - sizes[1][0] < 2**22, sizes
