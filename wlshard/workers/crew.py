@@ -66,10 +66,6 @@ class Crew:
 
     def begin(self, data: Data, plan: Plan) -> Shift:
         """Let the workers begin an epoch, or the rest of one; starts them if they are not there."""
-        if any(name.startswith("memory:") for name in data.names):
-            raise UsageError(
-                "memory:// is seen by one process only: use workers=0, or put the data elsewhere"
-            )
         if data.counts is None and self._count > 1:
             log.warning(
                 "these samples can only be streamed: one of the %d workers makes all batches", self._count
