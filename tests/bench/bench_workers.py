@@ -1,10 +1,10 @@
 """Batches made by two worker processes, beside webdataset and torch's DataLoader with two.
 
-    python tests/bench/bench_workers.py [--quick] [--folder DIR] [--only transport volumes photos tiles small start]
+    python tests/bench/bench_workers.py [--quick] [--folder DIR] [--only transport tiles …]
 
-Each round runs every contender once, in turn, in one process, on warm data; the first round does not count. The
-tables show medians, min–max and the ratio of medians. Whoever consumes looks at one byte of each page of each
-array, and holds a batch until the next one is there, as a `for` loop does.
+Each round runs every contender once, in turn, in one process, on warm data; the first round does not count.
+The tables show medians, min–max and the ratio of medians. Whoever consumes looks at one byte of each page of
+each array, and holds a batch until the next one is there, as a `for` loop does.
 """
 
 from __future__ import annotations
@@ -44,15 +44,19 @@ def touch(value: Any) -> int:
 
 
 def consume(loader: Iterable[Any], batches: int) -> tuple[float, int]:
-    """Give the seconds that `batches` take after the first four, and their bytes."""
-    start, size = 0.0, 0
+    """Give the seconds that `batches` take, behind a quarter as many that do not count, and their bytes."""
+    start, size, before = 0.0, 0, warm(batches)
     for number, batch in enumerate(loader):
-        if number == 4:
+        if number == before:
             start, size = time.perf_counter(), 0
         size += touch(batch)
-        if number == batches + 3:
+        if number == before + batches - 1:
             break
     return time.perf_counter() - start, size
+
+
+def warm(batches: int) -> int:
+    return max(8, batches // 4)
 
 
 def compare(title: str, unit: str, rounds: int, base: str, contenders: dict[str, Contender]) -> None:
@@ -67,9 +71,8 @@ def compare(title: str, unit: str, rounds: int, base: str, contenders: dict[str,
     for name, speeds in found.items():
         middle = statistics.median(speeds)
         places = ",.2f" if bottom < 100 else ",.0f"
-        print(
-            f"| {name} | {middle:{places}} | {min(speeds):{places}}–{max(speeds):{places}} | {middle / bottom:.1f}× |"
-        )
+        spread = f"{min(speeds):{places}}–{max(speeds):{places}}"
+        print(f"| {name} | {middle:{places}} | {spread} | {middle / bottom:.1f}× |")
     sys.stdout.flush()
 
 
@@ -95,7 +98,10 @@ def transport(rounds: int, quick: bool) -> None:
     for mebibytes, batch, batches in ((1, 8, 400), (32, 32, 60), (128, 128, 16)):
         batches = batches // 4 if quick else batches
         arrays = [np.full(2**20 * mebibytes // batch, n, np.uint8) for n in range(4)]
-        rows = [{"__key__": "k", "__url__": "u", "x": arrays[n % 4]} for n in range(batch * (batches + 4))]
+        rows = [
+            {"__key__": "k", "__url__": "u", "x": arrays[n % 4]}
+            for n in range(batch * (batches + warm(batches)))
+        ]
 
         def ours(rows: list = rows, batch: int = batch, batches: int = batches) -> float:
             with Loader(rows, "x", batch_size=batch, workers=WORKERS) as loader:
@@ -103,7 +109,9 @@ def transport(rounds: int, quick: bool) -> None:
             return size / seconds / 1e9
 
         def theirs(arrays: list = arrays, batch: int = batch, batches: int = batches) -> float:
-            loader = DataLoader(Arrays(arrays, batch * (batches + 4)), batch_size=batch, num_workers=WORKERS)
+            loader = DataLoader(
+                Arrays(arrays, batch * (batches + warm(batches))), batch_size=batch, num_workers=WORKERS
+            )
             seconds, size = consume(loader, batches)
             return size / seconds / 1e9
 
@@ -142,12 +150,25 @@ def shards_of(folder: str, samples: Iterable[dict[str, Any]], per_shard: int) ->
     return sorted(f"{folder}/{name}" for name in os.listdir(folder) if name.endswith(".tar"))
 
 
-def piped(urls: list[str], prepare: Callable[[Any], Any], batch: int | None) -> Any:
-    """Give webdataset + DataLoader as its documentation has it: batches are made in the workers."""
+def piped(
+    urls: list[str],
+    fields: str,
+    batch: int | None,
+    *,
+    decode: Any = None,
+    shuffle: int = 0,
+    transform: Any = None,
+) -> Any:
+    """Give webdataset + DataLoader as their documentation has it: batches are made in the workers."""
     import webdataset
     from torch.utils.data import DataLoader
 
-    data = prepare(webdataset.WebDataset(urls, shardshuffle=False))
+    data = webdataset.WebDataset(urls, shardshuffle=False).shuffle(shuffle)
+    if decode is not None:
+        data = data.decode(*decode)
+    data = data.to_tuple(*fields.split())
+    if transform is not None:
+        data = data.map(transform)
     if batch is not None:
         data = data.batched(batch)
     return DataLoader(data, batch_size=None, num_workers=WORKERS)
@@ -164,7 +185,7 @@ def volumes(rounds: int, quick: bool, parent: str) -> None:
             writer.write({name: value for name, value in pair.items() if name != "__key__"})
     pool.rotate()
     urls = [pool.shard_url(shard.name) for shard in pool.manifest(1).shards] * 4
-    batches = count * 2 - 4
+    batches = count * 2
 
     def ours(**options: Any) -> Callable[[], Loader]:
         return lambda: Loader(pool, "image.npy label.npy", epochs=4, **options)
@@ -173,7 +194,7 @@ def volumes(rounds: int, quick: bool, parent: str) -> None:
         "256³ uint8 pairs from a pool", "samples/s", rounds, "webdataset + DataLoader",
         {
             "webdataset + DataLoader": per_second(
-                lambda: piped(urls, lambda data: data.decode().to_tuple("image.npy", "label.npy"), None), batches, 1
+                lambda: piped(urls, "image.npy label.npy", None, decode=()), batches, 1
             ),
             "Loader": per_second(ours(batch_size=1, workers=WORKERS), batches, 1),
             "Loader, shuffle=12": per_second(ours(batch_size=1, workers=WORKERS, shuffle=12), batches, 1),
@@ -219,7 +240,7 @@ data = np.frombuffer(open(sys.argv[2], "rb").read(), np.uint8)
 for count in (10, int(sys.argv[3])):
     start = time.perf_counter()
     for _ in range(count):
-        cropped_cv2((cv2.imdecode(data, cv2.IMREAD_COLOR | 4096 if False else cv2.IMREAD_COLOR_RGB), 0))
+        cropped_cv2((cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), 0))
 print(count / (time.perf_counter() - start))
 """
 
@@ -229,12 +250,11 @@ def photos(rounds: int, quick: bool, parent: str) -> None:
 
     random = np.random.default_rng(0)
     smooth = cv2.GaussianBlur(random.integers(0, 255, (375, 500, 3), np.uint8), (0, 0), 0.8)
-    jpg = next(
-        data for quality in range(99, 10, -1)
-        if len(data := cv2.imencode(".jpg", smooth, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()) < 111_000
-    )  # fmt: skip
+    qualities = ([cv2.IMWRITE_JPEG_QUALITY, quality] for quality in range(99, 10, -1))
+    encoded = (cv2.imencode(".jpg", smooth, quality)[1].tobytes() for quality in qualities)
+    jpg = next(data for data in encoded if len(data) < 111_000)
     batches = 8 if quick else 24
-    count = 64 * (batches + 4)
+    count = 64 * (batches + warm(batches))
     urls = shards_of(
         f"{parent}/photos", ({"__key__": f"{n:06d}", "jpg": jpg, "cls": n % 10} for n in range(count)), 400
     )
@@ -254,9 +274,7 @@ def photos(rounds: int, quick: bool, parent: str) -> None:
         )
 
     def theirs(how: Any, transform: Callable[..., Any]) -> Callable[[], Any]:
-        return lambda: piped(
-            urls * 2, lambda data: data.shuffle(1000).decode(how).to_tuple("jpg", "cls").map(transform), 64
-        )
+        return lambda: piped(urls * 2, "jpg cls", 64, decode=(how,), shuffle=1000, transform=transform)
 
     def bare() -> float:
         command = [
@@ -271,7 +289,8 @@ def photos(rounds: int, quick: bool, parent: str) -> None:
         return sum(float(one.communicate()[0]) for one in both)
 
     compare(
-        f"{len(jpg) / 1e3:.0f} kB photographs to 224, batch 64", "samples/s", rounds, "webdataset + DataLoader, PIL",
+        f"{len(jpg) / 1e3:.0f} kB photographs to 224, batch 64", "samples/s", rounds,
+        "webdataset + DataLoader, PIL",
         {
             "webdataset + DataLoader, PIL": per_second(theirs("pil", cropped_pil), batches, 64),
             "webdataset + DataLoader, cv2": per_second(theirs(by_cv2, cropped_cv2), batches, 64),
@@ -284,7 +303,7 @@ def photos(rounds: int, quick: bool, parent: str) -> None:
 
 def tiles(rounds: int, quick: bool, parent: str) -> None:
     batches = 20 if quick else 60
-    count = 100 * (batches + 4)
+    count = 100 * (batches + warm(batches))
     image = np.random.default_rng(0).integers(0, 60_000, (160, 160), np.uint16)
     mask = (image % 5).astype(np.uint8)
     urls = shards_of(
@@ -300,7 +319,7 @@ def tiles(rounds: int, quick: bool, parent: str) -> None:
         "160×160 uint16 tiles and masks, batch 100", "samples/s", rounds, "webdataset + DataLoader",
         {
             "webdataset + DataLoader": per_second(
-                lambda: piped(urls * 2, lambda data: data.decode().to_tuple("image.npy", "mask.npy"), 100), batches, 100
+                lambda: piped(urls * 2, "image.npy mask.npy", 100, decode=()), batches, 100
             ),
             "Loader": per_second(ours(workers=WORKERS), batches, 100),
             "Loader, shuffle=1000": per_second(ours(workers=WORKERS, shuffle=1000), batches, 100),
@@ -311,7 +330,7 @@ def tiles(rounds: int, quick: bool, parent: str) -> None:
 
 def small(rounds: int, quick: bool, parent: str) -> None:
     batches = 40 if quick else 200
-    count = 256 * (batches + 4)
+    count = 256 * (batches + warm(batches))
     jpg = os.urandom(3000)
     urls = shards_of(
         f"{parent}/small",
@@ -326,10 +345,10 @@ def small(rounds: int, quick: bool, parent: str) -> None:
         "3 kB samples undecoded, batch 256", "samples/s", rounds, "webdataset + DataLoader",
         {
             "webdataset + DataLoader": per_second(
-                lambda: piped(urls * 2, lambda data: data.to_tuple("jpg", "cls"), 256), batches, 256
+                lambda: piped(urls * 2, "jpg cls", 256), batches, 256
             ),
             "webdataset + DataLoader, shuffle(1000)": per_second(
-                lambda: piped(urls * 2, lambda data: data.shuffle(1000).to_tuple("jpg", "cls"), 256), batches, 256
+                lambda: piped(urls * 2, "jpg cls", 256, shuffle=1000), batches, 256
             ),
             "Loader": per_second(ours(workers=WORKERS), batches, 256),
             "Loader, shuffle=1000": per_second(ours(workers=WORKERS, shuffle=1000), batches, 256),

@@ -474,6 +474,18 @@ def test_a_worker_that_hangs_is_told_and_then_an_error(monkeypatch, caplog) -> N
     assert f"waiting for worker 0 (process {stopped[0]})" in caplog.text
 
 
+def test_a_cv2_that_has_run_threads_in_the_parent_works_in_forked_workers() -> None:
+    cv2 = pytest.importorskip("cv2")
+    noise = np.random.default_rng(0).integers(0, 255, (375, 500, 3), np.uint8)
+    cv2.GaussianBlur(noise, (0, 0), 0.8)
+    cv2.resize(noise, (1000, 1000))
+
+    def small(sample: dict) -> tuple:
+        return sample["n.index"], cv2.resize(noise, (100, 100))
+
+    assert same(batches(ROWS, 2, transform=small), batches(ROWS, 0, transform=small))
+
+
 # --- lifetime
 
 

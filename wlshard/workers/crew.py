@@ -151,11 +151,12 @@ class Crew:
         # Asked for by a thread, a death signal would come at that thread's end.
         here = threading.current_thread() is threading.main_thread()
         follows = here and self._start_method != "forkserver"
+        forked = self._start_method == "fork"
         with _uninterrupted(), warnings.catch_warnings():
             # Python warns of fork beside threads; whoever fears that has start_method=.
             warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
             for number in range(len(self._workers), count):
-                worker = self._start_one(Start(number, os.getpid(), follows, self._recipe, data))
+                worker = self._start_one(Start(number, os.getpid(), follows, forked, self._recipe, data))
                 self._workers.append(worker)
                 for fd in (worker.end.fileno(), worker.pidfd):
                     self._by_fd[fd] = worker

@@ -43,6 +43,7 @@ class Start:
     number: int
     parent: int  # process
     follows: bool  # the parent's main thread started it, so it is to die with that
+    forked: bool  # as a copy of the parent as it stood
     recipe: Recipe
     data: Data
 
@@ -110,6 +111,7 @@ class _Worker:
         self._page = Memory(page := shared_file(PAGE_BYTES), PAGE_BYTES).whole().data
         self._maker = Maker(start.recipe, self._empty, self._watch)
         self._next: Begin | None = None  # what to begin once the turn under way has been left
+        self._forked = {"cv2"} & set(sys.modules) if start.forked else set[str]()
         self._stopped = False
         self._spent_s = [0.0, 0.0, 0.0]
         self._cost = cost
@@ -123,7 +125,7 @@ class _Worker:
                 self._hear()
             begin, self._next, self._stopped = self._next, None, False
             self._data = begin.data or self._data
-            _one_thread_each()
+            self._one_thread_each()
             epoch: list[Epoch] = []
             ended, error = attempt(partial(self._turn, begin, epoch))
             for one in epoch:
@@ -195,6 +197,13 @@ class _Worker:
             self._stopped = True
             self._next = word
 
+    def _one_thread_each(self) -> None:
+        """Keep image and tensor libraries from starting threads of their own in each worker."""
+        # The threads of a cv2 that was forked are gone: it works without, but would wait for them to end.
+        for library, setting in (("cv2", "setNumThreads"), ("torch", "set_num_threads")):
+            if library in sys.modules and library not in self._forked:
+                getattr(sys.modules[library], setting)(1)
+
     def _empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return np.empty(shape, dtype) if self._filling is None else self._filling.empty(shape, dtype)
 
@@ -202,13 +211,6 @@ class _Worker:
         """Leave word of what comes next, for when it is the last thing that this process does."""
         text = f"{row.get(URL)}\0{row.get(KEY)}\0".encode("utf-8", "surrogateescape")[:PAGE_BYTES]
         self._page[: len(text)] = text
-
-
-def _one_thread_each() -> None:
-    """Keep image and tensor libraries from starting threads of their own in each worker."""
-    for library, setting in (("cv2", "setNumThreads"), ("torch", "set_num_threads")):
-        if library in sys.modules:
-            getattr(sys.modules[library], setting)(1)
 
 
 def attempt(call: Callable[[], T]) -> tuple[T | None, Exception | None]:
