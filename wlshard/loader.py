@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, cast
 
-from wlshard.errors import UsageError
+from wlshard.device import converter
 from wlshard.pool.follow import Follower
 from wlshard.pool.pool import Pool
 from wlshard.pool.source import resolve
 from wlshard.sample import Sample
 from wlshard.shards.reader import OnError
 from wlshard.store.options import use_options
-from wlshard.stream.arguments import count_or_none, only_one, rank_and_world, seconds, whole
+from wlshard.stream.arguments import seconds, whole
 from wlshard.stream.course import Course
-from wlshard.stream.cursor import parse_cursor
 from wlshard.stream.feed import Feed, PoolFeed, feed_of_rows, feed_of_shards
 from wlshard.stream.fields import Fields, preparer
-from wlshard.stream.finish import Prepared, skips
-from wlshard.stream.recipe import Recipe, Step
+from wlshard.stream.finish import Prepared
+from wlshard.stream.order import STRIPS
+from wlshard.stream.recipe import Recipe
+from wlshard.stream.settings import Settings
+from wlshard.stream.turns import Turns
 from wlshard.workers.hands import hands_for
 
 if TYPE_CHECKING:
@@ -89,11 +90,16 @@ class Loader:
         fields: `"jpg;png cls"` gives tuples in that order; None dicts with `__key__` and `__url__`.
         batch_size: samples in a batch of one rank; None gives single samples.
         shuffle: samples held to be mixed (each rank, undecoded); 0 keeps the order of the shards.
+        spans: places far apart that are read at a time in each of 12 lanes; 32 mix large samples better.
         decode: False for bytes; "rgb8", "rgb", "gray", "pil" … say how images are decoded.
         transform: called with each sample; a parameter `rng` gets a Generator of seed, epoch and place only.
+        per_sample: how many samples `transform` yields of each; these are counted, mixed and resumed.
         batch_transform: called with each batch, or a list with a callable (or None) for each field.
         collate_fn: makes a batch from a list of samples. Without it, arrays of one shape and dtype are
             stacked on axis 0, ints become an int64 array, all else a list.
+        converters: "torch" gives tensors, images (N, C, H, W), already to `transform`; "numpy" arrays.
+        select: a function of a sample, or an expression such as `"_.cls < 5"`; those it is true of fill the
+            batches. There is no `len()`; several ranks need `batches=`, and each loads the state it saved.
         workers: processes that read, decode and batch into memory shared with this one; 0: done here. The
             order is the same for any number. An array is the consumer's as long as anything refers to it.
         start_method: of the workers: "fork", or "forkserver" or "spawn", which need what they are given to be
@@ -112,6 +118,7 @@ class Loader:
 
     Holds the window of each of its lanes and what is read ahead: `stats()["announced_bytes"]`. Blocks for the
     store; says so when that takes long. Use it as a context manager, or call `close()`.
+
     Errors: NotFound, PoolStarved, CursorMismatch, LostLease, TarError, WorkerDied, …; a transform's.
     """
 
@@ -122,10 +129,14 @@ class Loader:
         *,
         batch_size: int | None = None,
         shuffle: int = 0,
+        spans: int = STRIPS,
         decode: bool | str = True,
         transform: Callable[..., Any] | None = None,
+        per_sample: int = 1,
         batch_transform: BatchTransform = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        converters: str = "numpy",
+        select: Callable[..., Any] | str | None = None,
         workers: int = 0,
         start_method: str = "fork",
         seed: int = 0,
@@ -143,78 +154,68 @@ class Loader:
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         use_options(storage_options, http_proxy=http_proxy)
-        self._epochs = count_or_none("epochs", epochs) or 1
-        self._batches = count_or_none("batches", batches)
-        only_one(epochs=epochs, batches=batches)
-        batch_size = count_or_none("batch_size", batch_size)
-        seed, shuffle = whole("seed", seed), whole("shuffle", shuffle, 0)
-        seconds("timeout_s", timeout_s)
-        if follow not in ("epoch", None):
-            raise UsageError(f'follow={follow!r}: say "epoch", or None to stay with one generation')
-        rank, world_size = rank_and_world(rank, world_size)
-        batched = batch_size is not None
-        recipe = Recipe(fields, decode, transform, batch_transform, collate_fn, batched, seed, on_error)
-        self._hands = hands_for(recipe, whole("workers", workers, 0), start_method, timeout_s)
-        follower = partial(Follower, follow=follow is not None, timeout_s=timeout_s, pin=pin)
-        self._course = Course(
-            lambda: find_feed(source, cache_dir, on_error, follower),
-            self._hands.begin,
-            batch=batch_size or 1,
-            shuffle=shuffle,
-            seed=seed,
-            drop_last=drop_last,
-            skip=skips(on_error),
-            rank=rank,
-            world_size=world_size,
+        recipe = Recipe(
+            fields,
+            decode,
+            transform,
+            batch_transform,
+            collate_fn,
+            batched=batch_size is not None,
+            seed=whole("seed", seed),
+            on_error=on_error,
+            select=select,
+            per_sample=whole("per_sample", per_sample, 1),
+            convert=converter(converters),
         )
-        self._goes_on, self._closed = True, False  # the next iter() continues where the course stands
-        self._taken = 0  # of the `batches` of the iter() under way
-        self._turn: object = None  # stands for the one iterator in use
-        self._counts = {"samples": 0, "batches": 0, "epochs": 0, "padded": 0, "skipped": 0}
+        settings = Settings(
+            recipe, batch_size, shuffle, spans, epochs, batches, drop_last, rank, world_size, follow
+        )
+        seconds("timeout_s", timeout_s)
+        self._hands = hands_for(settings.recipe, whole("workers", workers, 0), start_method, timeout_s)
+        follower = partial(Follower, follow=follow is not None, timeout_s=timeout_s, pin=pin)
+        find = partial(find_feed, source, cache_dir, on_error, follower)
+        self._course = Course(find, self._hands.begin, settings)
+        self._turns = Turns(self._course, settings)
 
     def __iter__(self) -> Iterator[Any]:
-        return self._iterate(None)
+        return self._turns.iterate(None)
 
     def epochs(self, count: int | None = None) -> Iterator[Any]:
         """Chain the next `count` epochs, without end if None; one that is taken up again counts too."""
-        return self._iterate(math.inf if count is None else whole("count", count, 0))
+        return self._turns.iterate(math.inf if count is None else whole("count", count, 0))
 
     def __len__(self) -> int:
         """Count the batches of this rank in an `iter()`: the one under way, else the next.
 
         Opens the data, and waits for a pool's first samples. TypeError where only streaming would tell.
         """
-        if self._batches is not None:
-            return self._batches - (self._taken if self._goes_on else 0)
-        steps = self._course.steps(self._chain_end() - self._course.number, anew=not self._goes_on)
+        steps = self._turns.steps()
         if steps is None:
             raise TypeError(
-                "these shards can only be streamed, so their number of batches is not known: add "
-                "indexes beside them, or say batches="
+                "how many batches there are is not known, with select= or where shards can only be streamed: "
+                "say batches=, or add indexes beside the shards"
             )
         return steps
 
     def state_dict(self) -> dict[str, Any]:
         """Give the resume point behind the batch given last: small, JSON, the same on every rank. No I/O."""
-        return replace(self._course.at, taken=self._taken).as_json()
+        return self._turns.state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next `iter()` give exactly what the saved one had left, with any world size.
 
         CursorMismatch if seed, batch_size or shuffle differ, or, at that `iter()`, the data.
         """
-        cursor = parse_cursor(state)
-        self._course.restore(cursor)
-        self._turn, self._goes_on, self._taken = None, True, cursor.taken
+        self._turns.restore(state)
 
     def stats(self) -> dict[str, Any]:
         """Give what this rank was given so far; `waited_s`: for storage or a pool; bytes held at most."""
         course = self._course
         return {
-            **self._counts,
+            **self._turns.counts,
             "epoch": course.number,
             "generation": course.at.generation,
-            "skipped": self._counts["skipped"] + course.skipped,
+            "skipped": self._turns.counts["skipped"] + course.skipped,
             "waited_s": course.waited_s,
             "announced_bytes": course.epoch.announced_bytes() if course.epoch else None,
             **self._hands.stats(),
@@ -222,7 +223,7 @@ class Loader:
 
     def close(self) -> None:
         """End reading and let go of all files, threads and workers. Blocks for the read under way."""
-        self._turn, self._closed = None, True
+        self._turns.close()
         try:
             self._course.close()
         finally:
@@ -239,62 +240,3 @@ class Loader:
             "a Loader is not copied or pickled, two would share its place in the data: make another one "
             "there, and hand over state_dict()"
         )
-
-    def _iterate(self, epochs: float | None) -> Iterator[Any]:
-        turn = self._begin()
-        batches = self._batches if epochs is None else None
-        end = self._chain_end() if epochs is None else self._course.number + epochs
-        done = False
-        try:
-            while self._course.number < end if batches is None else self._taken < batches:
-                step = self._course.step()
-                if step is None:
-                    self._count_epoch(endless=batches is not None or end == math.inf)
-                elif self._count(step, batches is not None):
-                    given = [step.value]
-                    del step
-                    yield given.pop()  # nothing here refers to it: a worker may have its memory back
-                    if turn is not self._turn:
-                        raise UsageError("this loader was closed or begun again, this iterator is over")
-            done = True
-        finally:
-            if turn is self._turn:
-                self._end(done)
-
-    def _begin(self) -> object:
-        if self._closed:
-            raise UsageError("this loader is closed: make a new one")
-        if not self._goes_on:
-            self._course.stop()
-            if self._batches is None and self._course.at.next_batch:
-                self._course.skip_to_next()
-            self._taken = 0
-        self._turn = object()
-        return self._turn
-
-    def _end(self, done: bool) -> None:
-        if done:
-            self._goes_on, self._taken = True, 0
-        else:
-            self._course.stop()
-        self._course.note()
-
-    def _chain_end(self) -> int:
-        return (self._course.number // self._epochs + 1) * self._epochs
-
-    def _count(self, step: Step, by_count: bool) -> int:
-        self._counts["skipped"] += step.skipped
-        if step.samples:
-            self._goes_on = False
-            self._taken += by_count
-            self._counts["samples"] += step.samples
-            self._counts["padded"] += step.padded
-            self._counts["batches"] += 1
-        return step.samples
-
-    def _count_epoch(self, endless: bool) -> None:
-        self._counts["epochs"] += 1
-        if self._course.empty > 1 and endless:
-            raise UsageError(
-                "epochs without a batch: batch_size × world_size is more than there is and drop_last=True"
-            )

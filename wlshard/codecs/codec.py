@@ -141,6 +141,11 @@ def _plain_encoder(ext: str) -> Encode:
     return run
 
 
+def is_image(field: str) -> bool:
+    """Tell whether a field's codec is for images."""
+    return extension(_strip_gz(field)[0]) in _IMAGES
+
+
 def _takes(ext: str) -> str:
     codec = _CODECS.get(ext)
     takes = _IMAGE if ext in _IMAGES else codec.takes if codec else ""

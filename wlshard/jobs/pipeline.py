@@ -10,10 +10,10 @@ from weakref import WeakValueDictionary
 
 from wlshard.errors import NotFound, UsageError, UserCodeError, WlshardError
 from wlshard.jobs.each import Made, Numbered, Stream, encoded
-from wlshard.jobs.expression import compiled
 from wlshard.jobs.transform import Recipe, Transform
 from wlshard.jobs.usercode import load, user_code, values_of
 from wlshard.sample import KEY, URL, Sample
+from wlshard.stream.expression import compiled
 from wlshard.stream.lazy import LazySample
 
 _NAMED = re.compile(r"(.+\.py|[\w.]+):[\w.]+", re.DOTALL)

@@ -10,9 +10,9 @@ from typing import Any
 
 from wlshard.errors import NotFound, UsageError, UserCodeError, WlshardError
 from wlshard.jobs.each import OnError, ShardJob
-from wlshard.jobs.expression import compiled, names_for
 from wlshard.jobs.usercode import load_file, user_code
 from wlshard.sample import KEY, URL, Sample
+from wlshard.stream.expression import compiled, names_for
 from wlshard.stream.lazy import LazySample, as_stored, result_as_stored
 
 

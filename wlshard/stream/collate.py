@@ -41,8 +41,7 @@ def column(values: list[Any], empty: Empty = np.empty) -> Any:
         return values
     kind = kinds.pop()
     if kind is np.ndarray or issubclass(kind, np.generic):
-        alike = len({(value.shape, value.dtype) for value in values}) == 1
-        return _stacked(values, empty) if alike and not values[0].dtype.hasobject else values
+        return _stacked(values, empty) if _alike(values) and not values[0].dtype.hasobject else values
     if kind is int:
         fits = all(-(2**63) <= value < 2**63 for value in values)
         return np.array(values, dtype=np.int64) if fits else values
@@ -50,8 +49,28 @@ def column(values: list[Any], empty: Empty = np.empty) -> Any:
         return np.array(values)
     torch = sys.modules.get("torch")  # never imported here: who has tensors has imported it
     if torch is not None and issubclass(kind, torch.Tensor):
-        return torch.stack(values) if len({(v.shape, v.dtype) for v in values}) == 1 else values
+        return _stacked_tensors(torch, values, empty) if _alike(values) else values
     return values
+
+
+def _alike(values: list[Any]) -> bool:
+    return len({(value.shape, value.dtype) for value in values}) == 1
+
+
+def _stacked_tensors(torch: Any, values: list[Any], empty: Empty) -> Any:
+    try:
+        return torch.from_numpy(_stacked([value.numpy() for value in values], empty))
+    except (TypeError, RuntimeError):  # what numpy does not have: bfloat16, gradients, other devices
+        return torch.stack(values)
+
+
+def converted(value: Any, convert: Callable[[Any], Any]) -> Any:
+    """Convert a sample's or a batch's values, and those in lists of them."""
+    if type(value) in (tuple, list):
+        return type(value)(converted(one, convert) for one in value)
+    if type(value) is dict:
+        return {name: converted(one, convert) for name, one in value.items()}
+    return convert(value)
 
 
 def _stacked(values: list[Any], empty: Empty) -> Any:
@@ -60,12 +79,21 @@ def _stacked(values: list[Any], empty: Empty) -> Any:
     return np.stack(values, out=out, casting="no")
 
 
-def collator(make: Collate | None, after: BatchTransform, empty: Empty | None = None) -> Collate:
+def collator(
+    make: Collate | None,
+    after: BatchTransform,
+    empty: Empty | None = None,
+    convert: Callable[[Any], Any] | None = None,
+) -> Collate:
     """Give the function from a list of samples to a batch: `make`, or `collate` (into `empty`), then `after`.
 
+    What `collate` gives goes through `convert`, column by column.
     `after` is a callable for the batch, or a list of them (or None), one for each column.
     """
     first = make or (collate if empty is None else partial(collate, empty=empty))
+    if make is None and convert is not None:
+        stack = first
+        first = lambda samples: converted(stack(samples), convert)  # noqa: E731
     if after is None:
         return first
     last = after if callable(after) else _by_column(list(after))

@@ -6,37 +6,23 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from math import gcd
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from wlshard import clock
-from wlshard.errors import CursorMismatch, NotFound
+from wlshard.errors import CursorMismatch, NotFound, UsageError
 from wlshard.place import Place, detect_place, refuse_dataloader_worker
 from wlshard.stream.cursor import Cursor
 from wlshard.stream.data import Data
-from wlshard.stream.epoch import Plan, share_of
+from wlshard.stream.epoch import Plan, Run, share_of
 from wlshard.stream.feed import Feed
 from wlshard.stream.order import shape_of
 from wlshard.stream.recipe import Step
+from wlshard.stream.refill import Refilled
+from wlshard.stream.settings import Settings
 
 log = logging.getLogger(__name__)
 
 NOTE_S = 1.0  # how often a pool is told what was served
-
-
-class Run(Protocol):
-    """An epoch under way, made in this process (`stream.epoch`) or by workers."""
-
-    data: Data
-    plan: Plan
-
-    @property
-    def waited_s(self) -> float: ...
-
-    def step(self) -> Step | None: ...
-
-    def announced_bytes(self) -> int | None: ...
-
-    def close(self) -> None: ...
 
 
 Begin: TypeAlias = Callable[[Data, Plan], Run]
@@ -54,28 +40,20 @@ class Course:
         self,
         find_feed: Callable[[], Feed],
         begin: Begin,
-        *,
-        batch: int,
-        shuffle: int,
-        seed: int,
-        drop_last: bool,
-        skip: bool,
-        rank: int | None,
-        world_size: int | None,
+        settings: Settings,
     ) -> None:
         self.epoch: Run | None = None
-        self._at = Cursor(None, None, seed, 0, batch, None, None, None, 0, 0)
         self.empty = 0
-        self._next = 0  # global batch, while an epoch is under way
+        self._settings = settings
+        self._at = Cursor(
+            None, None, settings.seed, 0, settings.batch, None, None, None, 0, 0, settings.per_sample
+        )
+        self._next = self._given = 0  # global batch, and samples of it, while an epoch is under way
+        self._stepped = False  # in this epoch
         self._find_feed = find_feed
         self._feed: Feed | None = None
         self._data_found: Data | None = None
         self._begin_epoch = begin
-        self._shuffle = shuffle
-        self._drop_last = drop_last
-        self._skip = skip
-        self._rank = rank
-        self._world_size = world_size
         self._place: Place | None = None
         self._told = False
         self._waited_s = self._noted_s = 0.0
@@ -90,7 +68,7 @@ class Course:
     @property
     def at(self) -> Cursor:
         """The resume point: what follows the steps given so far."""
-        return self._at if self.epoch is None else replace(self._at, next_batch=self._next)
+        return self._at if self.epoch is None else replace(self._at, next_batch=self._next, given=self._given)
 
     @property
     def feed(self) -> Feed:
@@ -110,7 +88,8 @@ class Course:
 
     def restore(self, cursor: Cursor) -> None:
         """Stand at a saved point. Errors: CursorMismatch, here or, once the data is seen, at `begin`."""
-        cursor.check(seed=self._at.seed, batch_size=self._at.batch_size)
+        settings = self._settings
+        cursor.check(seed=settings.seed, batch_size=settings.batch, per_sample=settings.per_sample)
         self.stop()
         self._at = cursor
 
@@ -124,10 +103,11 @@ class Course:
         step = self.epoch.step()
         if step is not None:
             self.feed.check()
-            self._next += self.epoch.plan.world
+            self._next += self.epoch.plan.world * step.steps
+            self._given, self._stepped = step.given, True
             self._note(step.samples)
             return step
-        self.empty = 0 if self._next else self.empty + 1
+        self.empty = 0 if self._stepped else self.empty + 1
         self.skip_to_next()
         return None
 
@@ -145,7 +125,7 @@ class Course:
     def skip_to_next(self) -> None:
         """Stand at the beginning of the epoch after this one."""
         self.stop()
-        self._at = replace(self._at, epoch=self._at.epoch + 1, next_batch=0)
+        self._at = replace(self._at, epoch=self._at.epoch + 1, next_batch=0, given=0, place=None)
         self._choose_anew()
 
     def stop(self) -> None:
@@ -177,23 +157,27 @@ class Course:
         data, plan = (self.epoch.data, self.epoch.plan) if self.epoch is not None else self._plan()
         if anew and self.epoch is None:
             plan = replace(plan, start=0)
-        if data.samples is None:
+        if data.samples is None or self._settings.selects:
             return None
         further = share_of(data.samples, replace(plan, start=0)).steps
         return share_of(data.samples, plan).steps + (epochs - 1) * further
 
     def _plan(self) -> tuple[Data, Plan]:
+        settings = self._settings
         data, place = self._data(), self._found_place()
-        wanted = shape_of(self._at.batch_size, self._shuffle, place.world, data.seekable)
+        wanted = shape_of(
+            settings.batch, settings.shuffle, place.world, data.seekable, settings.per_sample, settings.spans
+        )
         return data, Plan(
             shape=self._at.shape(wanted, lanes_free=data.seekable),
-            seed=self._at.seed,
+            seed=settings.seed,
             epoch=self._at.epoch,
             start=self._at.next_batch,
             rank=place.rank,
             world=place.world,
-            drop_last=self._drop_last,
-            skip=self._skip,
+            drop_last=settings.drop_last,
+            skip=settings.skip,
+            given=self._at.given,
         )
 
     def _begin(self) -> Run:
@@ -216,8 +200,20 @@ class Course:
             window=shape.window,
             strips=shape.strips,
         )
-        self._next = plan.start
-        return self._begin_epoch(data, plan)
+        self._next, self._given, self._stepped = plan.start, plan.given, False
+        return self._selected(data, plan) if self._settings.selects else self._begin_epoch(data, plan)
+
+    def _selected(self, data: Data, plan: Plan) -> Run:
+        if plan.world > 1:
+            if self._settings.batches is None:
+                raise UsageError(
+                    "with select= nobody knows how many batches an epoch has on each rank: say batches="
+                )
+            place = f"{plan.rank}/{plan.world}"
+            self._at.check(place=place)
+            self._at = replace(self._at, place=place)
+        run = self._begin_epoch(data, replace(plan, drop_last=False))
+        return Refilled(run, plan, self._settings.recipe)
 
     def _data(self) -> Data:
         began = clock.monotonic()
@@ -233,15 +229,17 @@ class Course:
             ) from error
         finally:
             self._waited_s += clock.monotonic() - began
+        data.repeat(self._settings.per_sample)
         self._data_found = data
         self._at.check(generation=data.generation, digest=data.digest)
         return data
 
     def _found_place(self) -> Place:
-        if self._rank is None:
+        settings = self._settings
+        if settings.rank is None:
             refuse_dataloader_worker()  # at each epoch: this loader may have been used before it came here
         if self._place is None:
-            self._place = detect_place(self._rank, self._world_size)
+            self._place = detect_place(settings.rank, settings.world_size)
         return self._place
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from wlshard.errors import CursorMismatch
@@ -17,7 +17,8 @@ class Cursor:
     """What `Loader.state_dict()` holds. Before anything was read, digest, lanes, window and strips are None.
 
     `next_batch` is i₀, the first global batch not given out; `taken` counts the batches that the running
-    `iter()` has given (it matters with `batches=`).
+    `iter()` has given (it matters with `batches=`). With `select=`, `given` samples of batch i₀ were given,
+    and on several ranks the cursor is of one `place`: rank/world.
     """
 
     generation: int | None
@@ -30,6 +31,9 @@ class Cursor:
     strips: int | None
     next_batch: int
     taken: int
+    per_sample: int = 1
+    given: int = 0
+    place: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Give the cursor as an object of strings, integers and nulls."""
@@ -42,7 +46,7 @@ class Cursor:
             if saved is not None and saved != value:
                 raise CursorMismatch(
                     f"the cursor was saved with {name}={saved}, here it is {value}: resume with the same "
-                    "data, seed, batch_size and shuffle, or begin anew without load_state_dict"
+                    "data and the same arguments, or begin anew without load_state_dict"
                 )
 
     def shape(self, wanted: Shape, *, lanes_free: bool) -> Shape:
@@ -55,7 +59,7 @@ class Cursor:
             return wanted
         if not (lanes_free and self.lanes and wanted.lanes):
             self.check(lanes=wanted.lanes)
-        return Shape(wanted.batch, self.lanes, wanted.window, wanted.strips)
+        return replace(wanted, lanes=self.lanes)
 
 
 def parse_cursor(state: Mapping[str, Any]) -> Cursor:
@@ -71,8 +75,8 @@ def parse_cursor(state: Mapping[str, Any]) -> Cursor:
 
 def _fits(name: str, value: object) -> bool:
     if value is None:
-        return name in ("generation", "digest", "lanes", "window", "strips")
-    if name == "digest":
+        return name in ("generation", "digest", "lanes", "window", "strips", "place")
+    if name in ("digest", "place"):
         return isinstance(value, str)
     whole = isinstance(value, int) and not isinstance(value, bool)
     return whole and (name == "seed" or int(str(value)) >= 0)

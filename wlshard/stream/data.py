@@ -113,6 +113,38 @@ def _named(row: Sample, number: int) -> Sample:
     return row if KEY in row and URL in row else {KEY: f"{number:09d}", URL: "", **row}
 
 
+class Repeated:
+    """A shard of which each sample stands `times` times."""
+
+    def __init__(self, shard: Shard, times: int) -> None:
+        self._shard = shard
+        self._times = times
+        self.seekable = shard.seekable
+        self.close = shard.close
+
+    @property
+    def samples(self) -> int | None:
+        stored = self._shard.samples
+        return None if stored is None else stored * self._times
+
+    def fetch(self, first: int, count: int) -> memoryview | None:
+        return self._shard.fetch(*self._stored(first, count))
+
+    def read(self, first: int, count: int, fetched: memoryview | None = None) -> list[Sample]:
+        stored = self._shard.read(*self._stored(first, count), fetched)
+        begin = first // self._times
+        return [stored[number // self._times - begin] for number in range(first, first + count)]
+
+    def stream(self, first: int = 0) -> Iterator[Sample]:
+        begin, inside = divmod(first, self._times)
+        rows = (row for row in self._shard.stream(begin) for _ in range(self._times))
+        return islice(rows, inside, None)
+
+    def _stored(self, first: int, count: int) -> tuple[int, int]:
+        begin = first // self._times
+        return begin, -(-(first + count) // self._times) - begin
+
+
 class Data:
     """An ordered set of shards and what is known of it; shards are opened as they are read.
 
@@ -131,6 +163,7 @@ class Data:
         self.seekable = False
         self.digest = ""
         self.sample_bytes: float | None = None  # mean, as stored
+        self.each_gives = 1  # samples made of one that is stored
         self.remote = not all(name == "-" or is_local(name) for name in names)
         self.read_bytes = READ_BYTES if self.remote else LOCAL_READ_BYTES
         self.skipped = Tally()
@@ -146,6 +179,17 @@ class Data:
             if size_bytes and self.samples:
                 self.sample_bytes = size_bytes / self.samples
 
+    def repeat(self, times: int) -> None:
+        """Let each stored sample stand so many times, one after the other, for what is made of it."""
+        if self.each_gives == times:
+            return
+        assert self.each_gives == 1
+        self.each_gives = times
+        if self.counts is not None and self.samples is not None:
+            self.counts, self.samples = [count * times for count in self.counts], self.samples * times
+        if self.sample_bytes:
+            self.sample_bytes /= times
+
     def shard(self, number: int) -> Shard:
         """Give a shard, opened at first use; the one used longest ago is closed to make room."""
         shard = self._open.pop(number, None)
@@ -154,7 +198,7 @@ class Data:
             while len(self._open) >= OPEN_SHARDS:
                 self._open.popitem(last=False)[1].close()
         self._open[number] = shard
-        return shard
+        return shard if self.each_gives == 1 else Repeated(shard, self.each_gives)
 
     def __getstate__(self) -> dict[str, Any]:
         """Let another process open the shards for itself."""

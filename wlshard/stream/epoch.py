@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from wlshard.shards.reader import in_turn
 from wlshard.stream.ahead import ReadAhead
@@ -50,10 +50,27 @@ class Plan:
     skip: bool  # bad samples take their place in the order as errors, instead of ending the epoch
     worker: int = 0  # of those that share this rank's steps
     workers: int = 1
+    given: int = 0  # samples selected of the first step that were given before
 
 
 # Makes a step of samples as read, of the epoch's number and, where ranks must keep step, of samples to come.
 Make: TypeAlias = Callable[[list[Placed], int, Iterator[Placed] | None], Step]
+
+
+class Run(Protocol):
+    """An epoch under way, made in this process or by workers."""
+
+    data: Data
+    plan: Plan
+
+    @property
+    def waited_s(self) -> float: ...
+
+    def step(self) -> Step | None: ...
+
+    def announced_bytes(self) -> int | None: ...
+
+    def close(self) -> None: ...
 
 
 class Epoch:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from wlshard import seeds
-from wlshard.codecs.codec import decoder
-from wlshard.errors import CodecError, NotFound, UsageError
+from wlshard.codecs.codec import decoder, is_image
+from wlshard.errors import CodecError, NotFound, UsageError, UserCodeError
 from wlshard.sample import KEY, URL, Sample, fields_of
 
 Fields: TypeAlias = str | Sequence[str] | None
@@ -33,11 +33,12 @@ def _field(name: str) -> str:
     return name if name.startswith("__") else name.lower()
 
 
-def preparer(fields: Fields, decode: bool | str) -> Prepare:
+def preparer(fields: Fields, decode: bool | str, *, channels_first: bool = False) -> Prepare:
     """Give the function that makes a decoded tuple of `fields`, or a dict of all fields, from a sample.
 
     Undecoded fields are bytes (copied out of the block they were read into). Values that are no bytes (of
-    a source that holds values) pass as they are. Errors: NotFound for a field that is not there, CodecError.
+    a source that holds values) pass as they are. channels_first: arrays of images are (C, H, W), grey ones
+    (1, H, W), views of what was decoded. Errors: NotFound for a field that is not there, CodecError.
     """
     words = parse_fields(fields)
     if not isinstance(decode, bool | str):
@@ -48,7 +49,8 @@ def preparer(fields: Fields, decode: bool | str) -> Prepare:
         images = decode if isinstance(decode, str) else True
 
         def value(sample: Sample, name: str) -> Any:
-            return _decoded(sample, name, images)
+            found = _decoded(sample, name, images)
+            return _channels_first(found) if channels_first and is_image(name) else found
 
     if words is not None:
         return lambda sample: tuple([value(sample, choose(sample, names)) for names in words])
@@ -73,6 +75,12 @@ def _decoded(sample: Sample, name: str, images: bool | str) -> Any:
         raise
 
 
+def _channels_first(image: Any) -> Any:
+    if getattr(image, "ndim", None) == 2:
+        return image[None]
+    return image.transpose(2, 0, 1) if getattr(image, "ndim", None) == 3 else image
+
+
 def choose(sample: Sample, names: Sequence[str]) -> str:
     """Give the first of these names that the sample has. NotFound: it has none of them."""
     for name in names:
@@ -85,26 +93,42 @@ def choose(sample: Sample, names: Sequence[str]) -> str:
     )
 
 
-def transformer(transform: Callable[..., Any], seed: int) -> Callable[[Any, Sample, int, int], Any]:
+def transformer(
+    transform: Callable[..., Any], seed: int, parts: int = 1
+) -> Callable[[Any, Sample, int, int], Any]:
     """Give the function that applies `transform` to a prepared sample, with its rng if it asks for one.
 
     It takes the prepared sample, the sample as read, the epoch, and the sample's place in the line. A
-    parameter named `rng` gets a numpy Generator that depends on seed, epoch and place alone.
+    parameter named `rng` gets a numpy Generator that depends on seed, epoch and place alone. With several
+    `parts` the transform yields as many, which come as a list. UserCodeError: it yields more, or fewer.
     """
     wants_rng = _takes(transform, "rng")
 
     def apply(prepared: Any, sample: Sample, epoch: int, place: int) -> Any:
         try:
-            if not wants_rng:
-                return transform(prepared)
-            import numpy as np
+            given = {}
+            if wants_rng:
+                import numpy as np
 
-            return transform(prepared, rng=np.random.default_rng(seeds.seed_of(seed, epoch, "sample", place)))
+                given["rng"] = np.random.default_rng(seeds.seed_of(seed, epoch, "sample", place))
+            made = transform(prepared, **given)
+            return made if parts == 1 else _all_of(made, parts)
         except BaseException as error:
             error.add_note(f"in transform, of sample {sample.get(KEY)!r} of {sample.get(URL)!r}")
             raise
 
     return apply
+
+
+def _all_of(made: Any, parts: int) -> list[Any]:
+    if not isinstance(made, Iterable) or isinstance(made, dict | str | bytes):
+        raise UserCodeError(
+            f"with per_sample={parts} a transform yields samples, it gave {type(made).__name__}"
+        )
+    found = list(made)
+    if len(found) != parts:
+        raise UserCodeError(f"with per_sample={parts} a transform yields as many, it gave {len(found)}")
+    return found
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:

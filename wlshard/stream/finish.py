@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -23,6 +25,8 @@ from wlshard.stream.fields import Prepare, transformer
 from wlshard.stream.window import Placed
 
 # What is wrong with a sample, not with the program that reads it.
+LEFT_OUT = object()  # stands for a sample that was not selected
+
 BAD_SAMPLE = TarError, GroupingError, CodecError, NotFound, UserCodeError
 
 
@@ -37,13 +41,18 @@ class Finisher:
         transform: Callable[..., Any] | None,
         seed: int,
         watch: Callable[[Sample], None] | None = None,
+        select: Callable[[Sample], bool] | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self.skipped = Tally()
+        self._select = select
+        self._parts = parts
         self._last: Placed | None = None  # that was good
         self._prepare = prepare
         self._skip = skips(on_error)
         self._watch = watch
-        self._transform = None if transform is None else transformer(transform, seed)
+        count = 1 if parts is None else parts.count
+        self._transform = None if transform is None else transformer(transform, seed, count)
 
     def __call__(self, placed: list[Placed], epoch: int) -> list[Any]:
         """Make each good sample. With on_error="skip" a bad one leaves the list shorter and is counted."""
@@ -59,6 +68,8 @@ class Finisher:
                 counted = len(found)
                 self.skipped.fault(error)
             else:
+                if sample is LEFT_OUT:
+                    continue
                 found.append(sample)
                 if self._skip:
                     self._last = place, row
@@ -81,8 +92,40 @@ class Finisher:
             raise row
         if self._watch is not None:
             self._watch(row)
+        if self._select is not None and not self._select(row):
+            return LEFT_OUT
+        if self._parts is not None:
+            return self._parts.take(epoch, place, partial(self._made, row, epoch))
+        return self._made(row, epoch, place)
+
+    def _made(self, row: Sample, epoch: int, place: int) -> Any:
         sample = self._prepare(row)
         return sample if self._transform is None else self._transform(sample, row, epoch, place)
+
+
+class Parts:
+    """What is made of each sample, `count` at a time, taken one by one in an order of their own.
+
+    Those of `held` samples wait here to be taken; what is wanted after that is made again.
+    """
+
+    def __init__(self, count: int, held: int) -> None:
+        self.count = count
+        self._held = held
+        self._made: OrderedDict[tuple[int, int], dict[int, Any]] = OrderedDict()
+
+    def take(self, epoch: int, place: int, make: Callable[[int], list[Any]]) -> Any:
+        """Give the part that stands at this place of the line; `make` makes all parts of a sample."""
+        stored, part = divmod(place, self.count)
+        left = self._made.pop((epoch, stored), {})
+        if part not in left:
+            left = dict(enumerate(make(stored)))
+        taken = left.pop(part)
+        if left:
+            self._made[epoch, stored] = left
+            if len(self._made) > self._held:
+                self._made.popitem(last=False)
+        return taken
 
 
 class Prepared:

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import lcm
 
 from wlshard import seeds
 
@@ -21,15 +22,21 @@ STRIPS = 16
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Batch size B, lanes C, window w and strips k of an order. No lanes (all 0): in order, unshuffled."""
+    """Batch size B, lanes C, window w and strips k of an order. No lanes (all 0): in order, unshuffled.
+
+    Strips are cut between whole groups of `unit` samples, those that are made of one.
+    """
 
     batch: int
     lanes: int = 0
     window: int = 0
     strips: int = 0
+    unit: int = 1
 
 
-def shape_of(batch: int, shuffle: int, world: int, seekable: bool) -> Shape:
+def shape_of(
+    batch: int, shuffle: int, world: int, seekable: bool, unit: int = 1, spans: int = STRIPS
+) -> Shape:
     """Choose lanes, window and strips so that a rank holds about `shuffle` samples.
 
     Shards that can only be streamed make one lane with one strip: the shuffle is then local.
@@ -38,8 +45,9 @@ def shape_of(batch: int, shuffle: int, world: int, seekable: bool) -> Shape:
         return Shape(batch)
     if not seekable:
         return Shape(batch, 1, batch * max(1, shuffle // batch), 1)
-    window = batch * max(1, shuffle // (LANES_PER_RANK * batch))
-    return Shape(batch, LANES_PER_RANK * world, window, min(STRIPS, window))
+    grain = lcm(batch, unit)
+    window = grain * max(1, shuffle // (LANES_PER_RANK * grain))
+    return Shape(batch, LANES_PER_RANK * world, window, min(spans, window // unit), unit)
 
 
 class Line:
@@ -132,7 +140,9 @@ class Order:
         return window_order(size, self.shape, self.seed, self.epoch, lane, window)
 
     def _piece(self, strip: int, size: int) -> int:
-        return (strip + 1) * size // self.strips - strip * size // self.strips
+        groups, unit = size // self.shape.unit, self.shape.unit
+        piece = ((strip + 1) * groups // self.strips - strip * groups // self.strips) * unit
+        return piece + size % unit if strip == self.strips - 1 else piece
 
     def _strip_samples(self, lane: int, strip: int) -> int:
         full, last = divmod(self.lane_samples(lane), self.window)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wlshard.errors import UsageError
 from wlshard.sample import Sample
 from wlshard.shards.reader import OnError
-from wlshard.stream.arguments import check_functions
-from wlshard.stream.fields import Fields, preparer
-from wlshard.stream.finish import Finisher
+from wlshard.stream.arguments import check_functions, whole
+from wlshard.stream.fields import Fields, Prepare, preparer
+from wlshard.stream.finish import Finisher, Parts
+from wlshard.stream.select import selector
 from wlshard.stream.window import Placed
 
 if TYPE_CHECKING:
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
 class Step(NamedTuple):
     """What the consumer gets in a step, made of so many good `samples`; of none, there is no `value`.
 
-    `padded` of them come elsewhere too; `skipped` faults were gone past.
+    `padded` of them come elsewhere too; `skipped` faults were gone past. It used up `steps` of the order, and
+    `given` samples of the one that follows.
     """
 
     value: Any
     samples: int
     padded: int = 0
     skipped: int = 0
+    steps: int = 1
+    given: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,38 @@ class Recipe:
     batched: bool
     seed: int
     on_error: OnError
+    select: Callable[..., Any] | str | None = None
+    per_sample: int = 1
+    held: int = 1  # samples of which parts are kept until they are given
+    convert: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         check_functions(
             transform=self.transform, batch_transform=self.batch_transform, collate_fn=self.collate_fn
         )
+        if whole("per_sample", self.per_sample, 1) > 1 and self.transform is None:
+            raise UsageError("per_sample= needs a transform= that yields so many samples of each")
         if not self.batched and (self.batch_transform is not None or self.collate_fn is not None):
             raise UsageError("batch_transform= and collate_fn= need a batch_size=")
         Maker(self)
+
+
+def collator_of(recipe: Recipe, empty: Empty | None = None) -> Collate | None:
+    """Give what makes a batch of samples, or of the one; None: they are given as they are."""
+    if not recipe.batched and recipe.convert is None:
+        return None
+    from wlshard.stream.collate import collator, converted  # brings numpy, which samples() can do without
+
+    convert = recipe.convert
+    if recipe.batched or convert is None:
+        return collator(recipe.collate_fn, recipe.batch_transform, empty, convert)
+    return lambda samples: converted(samples[0], convert)
+
+
+def _then(prepare: Prepare, convert: Callable[[Any], Any]) -> Prepare:
+    from wlshard.stream.collate import converted
+
+    return lambda sample: converted(prepare(sample), convert)
 
 
 class Maker:
@@ -58,15 +86,20 @@ class Maker:
     def __init__(
         self, recipe: Recipe, empty: Empty | None = None, watch: Callable[[Sample], None] | None = None
     ) -> None:
-        prepare = preparer(recipe.fields, recipe.decode)
+        convert, self._lists = recipe.convert, recipe.select is not None
+        prepare = preparer(recipe.fields, recipe.decode, channels_first=convert is not None)
+        if convert is not None and (recipe.transform is not None or recipe.collate_fn is not None):
+            prepare = _then(prepare, convert)
         self._finish = Finisher(
-            prepare, recipe.on_error, transform=recipe.transform, seed=recipe.seed, watch=watch
+            prepare,
+            recipe.on_error,
+            transform=recipe.transform,
+            seed=recipe.seed,
+            watch=watch,
+            select=None if recipe.select is None else selector(recipe.select, recipe.decode),
+            parts=Parts(recipe.per_sample, recipe.held) if recipe.per_sample > 1 else None,
         )
-        self._collate: Collate | None = None
-        if recipe.batched:
-            from wlshard.stream.collate import collator  # brings numpy, which samples() can do without
-
-            self._collate = collator(recipe.collate_fn, recipe.batch_transform, empty)
+        self._collate = None if self._lists else collator_of(recipe, empty)
 
     def __call__(self, placed: list[Placed], epoch: int, coming: Iterator[Placed] | None) -> Step:
         """Make a step of its samples as read.
@@ -77,6 +110,8 @@ class Maker:
         samples = self._finish(placed, epoch)
         skipped = self._finish.skipped.faults - faults
         padded = 0
+        if self._lists:
+            return Step(samples, len(samples), 0, skipped)
         if not samples:
             if coming is None:
                 return Step(None, 0, 0, skipped)

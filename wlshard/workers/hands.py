@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from wlshard.errors import UsageError
-from wlshard.stream.course import Run
 from wlshard.stream.data import Data
-from wlshard.stream.epoch import Epoch, Plan
+from wlshard.stream.epoch import Epoch, Plan, Run
 from wlshard.stream.recipe import Maker, Recipe
 
 
