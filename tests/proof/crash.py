@@ -100,9 +100,34 @@ def killed(disk: Disk, story: Callable[[Disk], None], at: int) -> bool:
         return True
     finally:
         disk.dies_at = None
-        for lock in list(files._open):  # as the system does for a dead process
-            lock.close()
+        end_process()
     return False
+
+
+def end_process() -> None:
+    """Do what the system does for a process that ends: its locks go, its files stay."""
+    for lock in list(files._open):
+        lock.close()
+
+
+def faulted(disk: Disk, story: Callable[[Disk], None]) -> Iterator[str]:
+    """Tell a story in which one call fails, then go on; yield what is wrong."""
+    try:
+        story(disk)
+    except WlshardError:
+        pass
+    except OSError as error:
+        yield f"an error of the system's, not of ours: {error!r}"
+    end_process()
+    if disk.fails:
+        return  # it ended before
+    yield from look(files_in(disk.root), disk.marks(len(disk.calls))).faults
+    take_over(disk)
+    recover(disk.root)
+    after = look(files_in(disk.root), disk.marks(len(disk.calls)))
+    yield from after.faults
+    yield from (f"I2: {name} was never promoted" for name in after.waiting)
+    yield from left(disk.root)
 
 
 def twice(

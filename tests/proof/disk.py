@@ -104,12 +104,17 @@ def bind(names: dict[str, int], change: list[tuple[str, int | None]]) -> None:
 
 
 class Disk:
-    """Note what is done below `root` while `noting`; `dies_at`: the number of calls after which it stops."""
+    """Note what is done below `root` while `noting`.
+
+    `dies_at`: the number of calls after which the process is dead. `fails`: the call that fails, how, and
+    whether it is done all the same.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
         self.calls: list[Call] = []
         self.dies_at: int | None = None
+        self.fails: tuple[int, int, bool] | None = None  # after so many calls, errno, done
         self.skipped_site = ""  # an fsync asked for here is left out
         self.skipped_at: list[int] = []  # after so many calls
         self._files: dict[tuple[int, int], int] = {}
@@ -122,16 +127,19 @@ class Disk:
     def marks(self, upto: int) -> list[str]:
         return [call.path for call in self.calls[:upto] if call.kind == "mark"]
 
-    def sync(self, folder: str) -> None:
-        """Make a folder's own name durable, whoever made it."""
-        self.calls.append(Call("syncdir", 0, os.path.dirname(folder)))
+    def has_folder(self, name: str) -> None:
+        """Begin with a durable folder."""
+        fails, self.fails = self.fails, None
+        os.mkdir(f"{self.root}/{name}")
+        self.fails = fails
+        self.calls.append(Call("syncdir", 0, ""))
 
     @contextmanager
     def noting(self) -> Iterator[Disk]:
         real = {name: getattr(os, name) for name in self._notes()}
         with ExitStack() as stack:
             for name, note in self._notes().items():
-                stack.enter_context(patch.object(os, name, self._noted(real[name], note)))
+                stack.enter_context(patch.object(os, name, self._noted(name, real[name], note)))
             yield self
 
     def _notes(self) -> dict[str, Callable[..., list[Call]]]:
@@ -147,7 +155,9 @@ class Disk:
             "mkdir": lambda path, *_: self._folder(path),
         }
 
-    def _noted(self, real: Callable[..., Any], note: Callable[..., list[Call]]) -> Callable[..., Any]:
+    def _noted(
+        self, name: str, real: Callable[..., Any], note: Callable[..., list[Call]]
+    ) -> Callable[..., Any]:
         def call(*args: Any, **how: Any) -> Any:
             inside = self._is_inside(args[0])
             if not inside or (note == self._open and not args[1] & os.O_CREAT):
@@ -157,8 +167,17 @@ class Disk:
             if note == self._fsync and site_of() == self.skipped_site:
                 self.skipped_at.append(len(self.calls))
                 return None
+            fault = self.fails if self.fails and self.fails[0] == len(self.calls) else None
+            if fault and not fault[2]:
+                self.fails = None
+                raise OSError(fault[1], os.strerror(fault[1]))
             done = real(*args, **how)
             self.calls += note(*args, done, **how)
+            if fault:
+                self.fails = None
+                if name == "open":
+                    os.close(done)
+                raise OSError(fault[1], os.strerror(fault[1]))
             return done
 
         return call

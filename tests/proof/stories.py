@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from disk import Disk
 
 from wlshard.pool.pool import Pool
@@ -37,7 +35,10 @@ def tell(disk: Disk, writer: ShardWriter, told: int) -> int:
 def rotate(disk: Disk, pool_samples: int = 0) -> None:
     done = Pool(disk.root).rotate(pool_samples=pool_samples)
     if done.committed:
-        disk.mark(f"rotated {done.generation} {Pool(disk.root).manifest(done.generation).digest}")
+        manifest = Pool(disk.root).manifest(done.generation)
+        disk.mark(f"rotated {done.generation} {manifest.digest}")
+        for shard in manifest.shards:
+            disk.mark(f"promoted {shard.name} {shard.promoted}")
 
 
 def retire(disk: Disk) -> None:
@@ -59,8 +60,7 @@ def rotations(disk: Disk) -> None:
 
 def a_pool_in_old_folders(disk: Disk) -> None:
     for folder in ("shards", "generations"):
-        os.mkdir(f"{disk.root}/{folder}")
-        disk.sync(folder)
+        disk.has_folder(folder)
     create(disk)
 
 

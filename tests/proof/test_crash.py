@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from crash import KILLS, LOSSES, crashes, twice
 from disk import Disk
 from stories import STORIES, a_writer, retirements, rotations
-
-
-@pytest.fixture
-def place() -> Iterator[str]:
-    """A folder in memory: no disk is needed, the loss of power is ours."""
-    folder = tempfile.mkdtemp(prefix="proof-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def new_disk(place: str) -> Callable[[], Disk]:
-    def make() -> Disk:
-        shutil.rmtree(f"{place}/pool", ignore_errors=True)
-        os.mkdir(f"{place}/pool")
-        return Disk(f"{place}/pool")
-
-    return make
 
 
 def told(new_disk: Callable[[], Disk], story: Callable[[Disk], None]) -> Disk:
