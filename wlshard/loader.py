@@ -107,7 +107,8 @@ class Loader:
         epochs: chains so many epochs in one `iter()`.
         batches: an `iter()` is exactly so many batches of this rank, running on over the ends of epochs.
         drop_last: drops the last, unequal step; else its samples are divided over the ranks.
-        rank, world_size: both or neither; default: torch.distributed, else the launcher's variables.
+        rank, world_size: both or neither; default: torch.distributed, else the launcher's variables. In a
+            worker of a torch DataLoader the batches are divided further: see `wlshard.torch`.
         on_error: "skip" counts bad samples; batches are shorter, on several ranks never empty (a good sample
             comes twice, "padded"); 100 in a row are an error.
         follow: on a pool, "epoch" takes the newest generation at each epoch, None stays with the first.

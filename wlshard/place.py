@@ -66,15 +66,11 @@ def detect_place(
     return Place()
 
 
-def refuse_dataloader_worker() -> None:
-    """Raise UsageError in one of several workers of a torch DataLoader, which know nothing of each other."""
+def dataloader_worker() -> tuple[int, int]:
+    """Tell which worker of a torch DataLoader this process is, and of how many: 0 of 1 where it is none."""
     data = sys.modules.get("torch.utils.data")
     worker = data.get_worker_info() if data is not None and hasattr(data, "get_worker_info") else None
-    if worker is not None and worker.num_workers > 1:
-        raise UsageError(
-            f"each of the {worker.num_workers} workers of a torch DataLoader would give every sample: use "
-            "num_workers=0 (a Loader reads ahead by itself), or divide the data with rank= and world_size="
-        )
+    return (0, 1) if worker is None else (worker.id, worker.num_workers)
 
 
 def _chosen(rank: int, world: int, why: str) -> Place:

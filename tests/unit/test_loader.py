@@ -317,19 +317,25 @@ def test_a_loader_is_neither_copied_nor_pickled_and_says_what_to_do(duplicate) -
         duplicate(loader)
 
 
-def test_workers_of_a_torch_dataloader_are_refused_unless_they_divide_the_data(monkeypatch) -> None:
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("options", [{}, {"shuffle": 24}, {"drop_last": True}, {"rank": 1, "world_size": 2}])
+@pytest.mark.parametrize("source", [lambda: ROWS, lambda: iter(ROWS)], ids=["list", "stream"])
+def test_workers_of_a_torch_dataloader_take_the_steps_in_turn(monkeypatch, source, options, workers) -> None:
+    with Loader(source(), batch_size=3, **options) as loader:
+        alone = found(loader)
+    worker = SimpleNamespace(id=0, num_workers=workers)
+    monkeypatch.setitem(sys.modules, "torch.utils.data", SimpleNamespace(get_worker_info=lambda: worker))
+    for number in range(workers):
+        worker.id = number
+        with Loader(source(), batch_size=3, **options) as loader:
+            assert found(loader) == alone[number::workers]
+
+
+def test_a_number_of_batches_is_not_divided_among_workers_of_a_torch_dataloader(monkeypatch) -> None:
     worker = SimpleNamespace(id=1, num_workers=2)
     monkeypatch.setitem(sys.modules, "torch.utils.data", SimpleNamespace(get_worker_info=lambda: worker))
-    with Loader(ROWS, batch_size=2) as loader, pytest.raises(UsageError, match="num_workers=0"):
+    with Loader(ROWS, batch_size=3, batches=4) as loader, pytest.raises(UsageError, match="batches=4"):
         next(iter(loader))
-    with Loader(ROWS, batch_size=2, rank=1, world_size=2) as loader:
-        assert len(list(loader)) == 5
-    worker.num_workers = 1
-    with Loader(ROWS, batch_size=2) as loader:
-        assert len(list(loader)) == 10
-        worker.num_workers = 2
-        with pytest.raises(UsageError, match="num_workers=0"):
-            next(iter(loader))
 
 
 def test_a_source_of_no_kind_is_refused() -> None:

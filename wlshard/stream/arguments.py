@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 
 from wlshard.errors import UsageError
-from wlshard.place import Place
+from wlshard.place import Place, dataloader_worker
 
 
 def whole(name: str, value: object, least: int | None = None) -> int:
@@ -37,6 +37,15 @@ def only_one(epochs: object, batches: object) -> None:
     """Raise UsageError if both are given."""
     if epochs is not None and batches is not None:
         raise UsageError("epochs= and batches= both say when an iter() ends: give one of them")
+
+
+def undivided(batches: int | None) -> None:
+    """Raise UsageError for a number of batches in one of several workers of a torch DataLoader."""
+    if batches is not None and dataloader_worker()[1] > 1:
+        raise UsageError(
+            f"batches={batches} cannot be divided among the workers of a torch DataLoader: leave it out, and "
+            "cut what the DataLoader gives"
+        )
 
 
 def rank_and_world(rank: object, world_size: object) -> tuple[int, int] | tuple[None, None]:

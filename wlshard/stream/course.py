@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from wlshard import clock
 from wlshard.errors import CursorMismatch, NotFound, UsageError
-from wlshard.place import Place, detect_place, refuse_dataloader_worker
+from wlshard.place import Place, dataloader_worker, detect_place
 from wlshard.stream.cursor import Cursor
 from wlshard.stream.data import Data
 from wlshard.stream.epoch import Plan, Run, share_of
@@ -103,7 +103,7 @@ class Course:
         step = self.epoch.step()
         if step is not None:
             self.feed.check()
-            self._next += self.epoch.plan.world * step.steps
+            self._next += self.epoch.plan.stride * step.steps
             self._given, self._stepped = step.given, True
             self._note(step.samples)
             return step
@@ -178,11 +178,20 @@ class Course:
             drop_last=settings.drop_last,
             skip=settings.skip,
             given=self._at.given,
+            worker=place.worker,
+            workers=place.workers,
+            by_turns=place.workers > 1,
         )
 
     def _begin(self) -> Run:
         data, plan = self._plan()
         shape = plan.shape
+        if plan.by_turns and self.feed.moves and plan.start == 0:
+            raise UsageError(
+                f"each of the {plan.workers} workers of a torch DataLoader would look for the pool's newest "
+                "generation by itself: name one (POOL@n), take num_workers=1, or do without the DataLoader: "
+                "a Loader has workers="
+            )
         if not self._told and plan.world > 1:
             self._told = True
             say_reading(shape.lanes if data.seekable else 1, plan.world)
@@ -235,12 +244,10 @@ class Course:
         return data
 
     def _found_place(self) -> Place:
-        settings = self._settings
-        if settings.rank is None:
-            refuse_dataloader_worker()  # at each epoch: this loader may have been used before it came here
         if self._place is None:
-            self._place = detect_place(settings.rank, settings.world_size)
-        return self._place
+            self._place = detect_place(self._settings.rank, self._settings.world_size)
+        worker, workers = dataloader_worker()  # at each epoch: this loader may have come here since
+        return replace(self._place, worker=worker, workers=workers)
 
 
 def say_reading(lanes: int, world: int) -> None:

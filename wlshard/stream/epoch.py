@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
+from math import gcd
 from typing import Any, Protocol, TypeAlias
 
 from wlshard.shards.reader import in_turn
@@ -51,6 +52,12 @@ class Plan:
     worker: int = 0  # of those that share this rank's steps
     workers: int = 1
     given: int = 0  # samples selected of the first step that were given before
+    by_turns: bool = False  # they take steps in turn, as a torch DataLoader asks its workers, not by window
+
+    @property
+    def stride(self) -> int:
+        """Give how many global batches a step goes on by."""
+        return self.world * self.workers if self.by_turns else self.world
 
 
 # Makes a step of samples as read, of the epoch's number and, where ranks must keep step, of samples to come.
@@ -148,7 +155,7 @@ class Epoch:
         line = Line(shard_order(len(counts), plan.shape, plan.seed, plan.epoch), counts)
         order = Order(line.samples, plan.shape, plan.seed, plan.epoch, self._grain())
         share = self.share = share_of(line.samples, plan)
-        self._owner = self._by_step if not data.seekable else self._by_window(order, share)
+        self._owner = self._by_window(order, share) if data.seekable and not plan.by_turns else self._by_step
         if plan.workers > 1:
             share.mine = lambda step: self._owner(step) == plan.worker
         read: Read
@@ -170,6 +177,8 @@ class Epoch:
         rows = shuffled(stream(self.data, plan), plan.shape, plan.seed, plan.epoch)
         rest = islice(rows, plan.start * plan.shape.batch, None)
         steps = dealt(rest, plan.shape.batch, plan.rank, plan.world, plan.drop_last)
+        if plan.by_turns:
+            steps = islice(steps, plan.worker, None, plan.workers)
         limit = plan.shape.window // plan.world + DEPTH * plan.shape.batch
         self.held_samples = plan.shape.window + plan.shape.batch * plan.world + limit
         self._ahead = ReadAhead(steps, _first_len, limit)
@@ -188,7 +197,9 @@ class Epoch:
 
     def _lanes(self, lanes: int) -> int:
         """Count the lanes of which windows are held here at the same time."""
-        return -(-lanes // (self.plan.world * self.plan.workers))
+        mine = -(-lanes // self.plan.world)
+        workers = self.plan.workers
+        return mine // gcd(mine, workers) if self.plan.by_turns else -(-mine // workers)
 
     def _streams(self) -> bool:
         # In order and alone, a stream needs no index and is fastest; what it skips has no place in the order.
@@ -198,8 +209,8 @@ class Epoch:
 
     def _grain(self) -> int:
         size = self.data.sample_bytes
-        if self.data.seekable and self.plan.world > 1:
-            return 1  # what lies between this rank's batches is not read
+        if self.data.seekable and self.plan.stride > 1:
+            return 1  # what lies between this rank's (or worker's) batches is not read
         return max(1, int(self.data.read_bytes / size) // self.plan.shape.batch) if size else 1
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from wlshard.errors import UsageError
+from wlshard.stream.arguments import undivided
 from wlshard.stream.course import Course
 from wlshard.stream.cursor import parse_cursor
 from wlshard.stream.recipe import Step
@@ -72,6 +73,7 @@ class Turns:
     def _begin(self) -> object:
         if self._closed:
             raise UsageError("this loader is closed: make a new one")
+        undivided(self._batches)
         if not self._goes_on:
             self._course.stop()
             if self._batches is None and self._course.at.next_batch:
