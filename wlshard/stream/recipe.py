@@ -81,7 +81,7 @@ def _then(prepare: Prepare, convert: Callable[[Any], Any]) -> Prepare:
 
 
 class Maker:
-    """Makes what a recipe says. `empty(shape, dtype)` gives memory for arrays; `watch` sees each sample."""
+    """Makes what a recipe says. `empty(shape, dtype)` gives memory for arrays; `watch` sees what is next."""
 
     def __init__(
         self, recipe: Recipe, empty: Empty | None = None, watch: Callable[[Sample], None] | None = None
@@ -90,12 +90,15 @@ class Maker:
         prepare = preparer(recipe.fields, recipe.decode, channels_first=convert is not None)
         if convert is not None and (recipe.transform is not None or recipe.collate_fn is not None):
             prepare = _then(prepare, convert)
+        # Each sample where it might be the last that this process sees, else the first one of a step.
+        crashes = recipe.decode is not False or recipe.transform is not None or recipe.select is not None
+        self._watch = None if crashes else watch
         self._finish = Finisher(
             prepare,
             recipe.on_error,
             transform=recipe.transform,
             seed=recipe.seed,
-            watch=watch,
+            watch=watch if crashes else None,
             select=None if recipe.select is None else selector(recipe.select, recipe.decode),
             parts=Parts(recipe.per_sample, recipe.held) if recipe.per_sample > 1 else None,
         )
@@ -106,6 +109,8 @@ class Maker:
 
         Where other ranks would wait in vain for a step of bad samples, those `coming` let one stand in.
         """
+        if self._watch is not None and isinstance(placed[0][1], dict):
+            self._watch(placed[0][1])
         faults = self._finish.skipped.faults
         samples = self._finish(placed, epoch)
         skipped = self._finish.skipped.faults - faults

@@ -94,7 +94,18 @@ class _Thread(threading.local):
         self.blocks = Blocks()
 
 
-_thread = _Thread()
+class _Process:
+    def __init__(self) -> None:
+        self.blocks = Blocks()
+
+
+_thread: _Thread | _Process = _Thread()
+
+
+def share_blocks() -> None:
+    """Let all threads of this process, also later ones, use one ring: for a process that is there to read."""
+    global _thread
+    _thread = _Process()
 
 
 def blocks_of_this_thread() -> Blocks:

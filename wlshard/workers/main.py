@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -24,6 +24,7 @@ from wlshard.shards.watch import Cost, watching
 from wlshard.stream.data import Data
 from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.recipe import Maker, Recipe
+from wlshard.tar.blocks import share_blocks
 from wlshard.workers import wire
 from wlshard.workers.memory import Memory, die_with_parent, shared_file
 from wlshard.workers.slots import FILL_BYTES, Filling, Packed, Slot, Slots
@@ -93,6 +94,7 @@ def main(end: socket.socket, start: Start) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if start.follows:
         die_with_parent(start.parent, signal.SIGKILL)
+    share_blocks()  # each epoch has a new thread that reads
     try:
         with watching() as cost:
             _Worker(end, start, cost).run()
@@ -183,7 +185,7 @@ class _Worker:
         if not filling.packed:
             self._slots.keep(slot)
             return
-        damage, spent = self._data.skipped.faults, (*self._spent_s, *astuple(self._cost))
+        damage, spent = self._data.skipped.faults, (*self._spent_s, *vars(self._cost).values())
         made = Made(turn, slot.number, slot.size, filling.packed, self._slots.dropped, damage, spent)
         wire.send(self._end, made, [slot.fd] if slot.fd >= 0 else [])
         self._slots.sent(slot)

@@ -16,7 +16,7 @@ import numpy as np
 from wlshard.stream.recipe import Step
 from wlshard.workers.memory import Bytes, Memory, shared_file
 
-FILL_BYTES = 1 << 21  # steps share a slot up to here
+FILL_BYTES = 1 << 22  # steps share a slot up to here: a message costs as much as copying a MiB or two
 SLOTS = 2  # of a worker: one is filled while the other is at the consumer's
 ALIGN_BYTES = 64
 HEAD_BYTES = 1 << 13  # what of a batch is no array travels with the message up to here, else in the slot
