@@ -13,6 +13,9 @@ from servers import WebServer
 from wlshard import Loader, Pool, ShardWriter, samples
 from wlshard.errors import NotFound
 from wlshard.shards.access import ShardAccess
+from wlshard.shards.reader import open_shard
+from wlshard.store import ranges
+from wlshard.store.base import Reader
 
 SAMPLES, SHARDS = 120, 4
 
@@ -128,3 +131,20 @@ def test_the_first_sample_of_a_pool_comes_after_eleven_requests_of_any_generatio
             next(iter(loader))
         asked = [path for _, path, _ in door.requests]
         assert next(number for number, path in enumerate(asked) if "shards" in path) < 11 + (scheme == "gs")
+
+
+def test_a_shard_that_is_begun_does_not_wait_for_itself(door: FaultyServer, shards: str) -> None:
+    urls = [f"{door.url}/bare/x-{number:06d}.tar" for number in range(SHARDS)]
+
+    def noted(url: str) -> Reader:
+        while url in urls[1:] and url not in ranges._begun:
+            time.sleep(0.001)  # who begins it has not noted it down yet
+        return open_shard(url)
+
+    with ranges.reading_in_turn(urls, noted):
+        for url in urls:
+            with open_shard(url) as reader:
+                block, size = bytearray(1 << 20), 0
+                while count := reader.readinto(block):
+                    size += count
+                assert size == reader.bytes

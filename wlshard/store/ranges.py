@@ -192,7 +192,8 @@ class RangedReader:
 
 def open_ranged(get: Get, url: str, start: int, end: int | None) -> RangedReader:
     """Open an object, or take the reader that was begun for it when the one before it came to its end."""
-    if start == 0 and end is None and (begun := _begun.pop(url, None)) is not None:
+    ours = getattr(_this_thread, "begins", None) == url  # what is begun here must not wait for itself
+    if start == 0 and end is None and not ours and (begun := _begun.pop(url, None)) is not None:
         _ahead.pop(url, None)
         with suppress(CancelledError):
             return begun.result()
@@ -206,6 +207,7 @@ def open_ranged(get: Get, url: str, start: int, end: int | None) -> RangedReader
 
 _next: dict[str, tuple[str, Callable[[str], Reader]]] = {}  # by URL: what is read after it, how to open it
 _begun: dict[str, Future[RangedReader]] = {}
+_this_thread = threading.local()
 _ahead: dict[str, int] = {}  # bytes asked for by readers that were begun
 
 
@@ -236,7 +238,11 @@ def _begin_next(reader: RangedReader, threads: ThreadPoolExecutor) -> None:
 
 
 def _begin(opener: Callable[[str], Reader], url: str) -> RangedReader:
-    reader = opener(url)
+    _this_thread.begins = url
+    try:
+        reader = opener(url)
+    finally:
+        _this_thread.begins = None
     assert isinstance(reader, RangedReader), "one store's objects are all read alike"
     reader.read_ahead()
     return reader
