@@ -33,7 +33,8 @@ INTERRUPTED = 130
 class Snapshot:
     """What a running pool looks like, once a second; counts of samples.
 
-    `reuse`: served / promoted. What readers note of themselves may be some seconds old.
+    `served` and `reuse` (served / promoted) are of the pool's whole life. What readers note of themselves may
+    be some seconds old.
     """
 
     totals: Totals
@@ -108,8 +109,6 @@ class _Course:
         self._cap, self._show = cap, show
         self._next = 0.0
         self._emptied = False
-        self._served: dict[int, int] = {}
-        self._promoted: dict[int, int] = {}
 
     def step(self) -> None:
         """Hear the generators, for a moment; each second, rotate if due and show how it stands."""
@@ -125,14 +124,9 @@ class _Course:
         pool = self._rotator.pool
         try:
             status = pool.status()
-            self._promoted.setdefault(status.generation, status.samples)  # there before us, or by others
-            for generation in (status.generation - 1, status.generation):  # the one before may still be read
-                if generation in self._promoted:
-                    self._served[generation] = sum(note.served for note in pool.served(generation))
         except StoreUnavailable as error:
             log.warning("%s", error)
             return None
-        served = sum(self._served.values())
         self._show(
             Snapshot(
                 totals=self._generators.totals(),
@@ -140,8 +134,8 @@ class _Course:
                 cap=self._cap,
                 generation=status.generation,
                 samples=status.samples,
-                served=served,
-                reuse=served / max(1, sum(self._promoted.values())),
+                served=status.served_total,
+                reuse=status.reuse_total,
             )
         )
         return status
@@ -153,10 +147,8 @@ class _Course:
         done = self._generators.done
         rest = done and not self._emptied
         due = not status.samples or status.reuse >= self._reuse
-        rotation = self._rotator.turn(buffered=status.buffer.samples, rest=rest, rotate=due)
+        self._rotator.turn(buffered=status.buffer.samples, rest=rest, rotate=due)
         self._emptied |= done and due
-        if rotation is not None:
-            self._promoted[rotation.generation] = rotation.promoted.samples
 
 
 def _everywhere(url: str) -> str:

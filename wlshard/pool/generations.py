@@ -62,7 +62,7 @@ class Generations:
         return not self._exists(condemned_name(generation)) and not self.is_stub(generation)
 
     def floor(self, newest: Manifest) -> int:
-        """Give the first generation that is not a stub."""
+        """Give the first generation that is no stub."""
         floor = newest.floor
         while floor < newest.generation and self.is_stub(floor):
             floor += 1

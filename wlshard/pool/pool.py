@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +159,7 @@ class Pool:
             self.salvage()
         self._open()
         policy = Policy(at, pool_samples, max_age_s)
-        return rotate(self.store, self._generations, self.url, policy, dry_run=dry_run)
+        return rotate(self.store, self._generations, self._accounting, self.url, policy, dry_run=dry_run)
 
     def salvage(self) -> list[str]:
         """Seal the whole samples in the scratch of this machine's dead writers; give the shards' URLs."""
@@ -252,6 +253,17 @@ class Pool:
 
         self.require()
         return pool_status(self)
+
+    def served_total(self, newest: Manifest) -> int:
+        """Count what all readers of all generations up to the newest were served."""
+        noted = Counter[int]()
+        for note in self._accounting.notes():
+            noted[note.generation] += note.served
+        total = int(newest.stats.get("totals", {}).get("served", 0))
+        for generation in range(newest.floor, newest.generation + 1):
+            final = self._accounting.final(generation)
+            total += noted[generation] if final is None else final
+        return total
 
     def served(self, generation: int) -> list[Note]:
         """List what the readers of a generation noted."""

@@ -5,6 +5,7 @@ Any number of processes may do so at once, and die at any step: each finishes wh
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -52,15 +53,18 @@ def retire(store: Store, generations: Generations, accounts: Accounting, keep: i
 
 def _retire(store: Store, generations: Generations, accounts: Accounting, generation: int) -> list[str]:
     """Turn a generation into a stub; else give who holds it."""
-    if holders := accounts.holds(generation):
-        return [note.holder for note in holders]
+    if held := accounts.holds(generation):
+        return [note.holder for note in held]
     # From here on nobody takes it up. Who did so before has a lease, and had it before this.
     store.create(condemned_name(generation), b"{}\n")
     store.sync(CONDEMNED)
-    if holders := accounts.holds(generation):
-        return [note.holder for note in holders]
+    now, notes = store.now(), list(accounts.notes(generation))
+    if holders := [note.holder for note in notes if note.is_live(now)]:
+        return holders
+    served = sum(note.served for note in notes)
     manifest = generations.slot(generation)
-    if isinstance(manifest, Manifest):  # or another was faster
+    if isinstance(manifest, Manifest):  # or another was faster, and may have deleted notes
+        store.put(condemned_name(generation), json.dumps({"served": served}).encode() + b"\n")
         stub = Stub(generation, manifest.digest, manifest.txn)
         store.put(manifest_name(generation), stub.encode())
     for entry in list(store.list(lease_name(generation))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from wlshard import clock
 from wlshard.errors import UsageError
+from wlshard.pool.accounting import WINDOW_S, Accounting
 from wlshard.pool.buffer import SealedShard, advance, sealed_shards, verify, waiting
 from wlshard.pool.generations import Generations
 from wlshard.pool.manifest import Manifest, PoolShard, Quarantined
@@ -84,13 +86,23 @@ class Policy:
             raise UsageError(f"keep={self.keep}: readers need the one before the newest, so 2 or more")
 
 
-def rotate(store: Store, generations: Generations, url: str, policy: Policy, *, dry_run: bool) -> Rotation:
+def rotate(
+    store: Store,
+    generations: Generations,
+    accounts: Accounting,
+    url: str,
+    policy: Policy,
+    *,
+    dry_run: bool,
+) -> Rotation:
     """Commit the next generation if enough waits, and at least one sample; begin again after a lost race."""
     started = clock.monotonic()
     while True:
         parent = generations.newest()
         assert parent is not None, "the pool is opened before it is rotated"
-        plan = _plan(store, parent, generations.floor(parent), policy)
+        floor = generations.floor(parent)
+        served = sum(accounts.final(retired) or 0 for retired in range(parent.floor, floor))
+        plan = _plan(store, parent, floor, served, policy)
         due = plan.promoted.shards > 0 and plan.promoted.samples >= policy.at
         if due and not dry_run and generations.commit(plan.child) is None:
             log.info("another rotation committed generation %d first: looking again", plan.child.generation)
@@ -118,7 +130,7 @@ class _Plan(NamedTuple):
     bad: tuple[Quarantined, ...]
 
 
-def _plan(store: Store, parent: Manifest, floor: int, policy: Policy) -> _Plan:
+def _plan(store: Store, parent: Manifest, floor: int, served: int, policy: Policy) -> _Plan:
     generation = parent.generation + 1
     listed = list(sealed_shards(store))
     verdict = verify(store, waiting(listed, parent))
@@ -142,10 +154,34 @@ def _plan(store: Store, parent: Manifest, floor: int, policy: Policy) -> _Plan:
         watermarks=advance(parent.watermarks, verdict.taken, writers),
         quarantined=(*(bad for bad in parent.quarantined if bad.shard in names), *verdict.bad),
         floor=floor,
-        stats={"promoted": promoted._asdict(), "kept": kept._asdict(), "dropped": dropped._asdict()},
+        stats={
+            "promoted": promoted._asdict(),
+            "kept": kept._asdict(),
+            "dropped": dropped._asdict(),
+            **_history(parent, verdict.good, served),
+        },
         created=clock.now(),
     )
     return _Plan(child, promoted, kept, dropped, tuple(verdict.bad))
+
+
+def _history(parent: Manifest, promoted: Iterable[SealedShard], served: int) -> dict[str, Any]:
+    """Carry on what is known of all generations so far.
+
+    totals: samples promoted in all, and served of generations below `floor`. sealed: how many in which second
+    of the store's time, for the last minute up to the newest.
+    """
+    totals = parent.stats.get("totals", {"promoted": 0, "served": 0})
+    sealed = Counter(dict(parent.stats.get("sealed", [])))
+    count = 0
+    for shard in promoted:
+        sealed[int(shard.mtime)] += shard.samples
+        count += shard.samples
+    since = max(sealed, default=0) - WINDOW_S
+    return {
+        "totals": {"promoted": totals["promoted"] + count, "served": totals["served"] + served},
+        "sealed": sorted(item for item in sealed.items() if item[0] > since),
+    }
 
 
 def _keep(shards: Iterable[PoolShard], samples: int) -> list[PoolShard]:

@@ -19,9 +19,12 @@ class PoolStatus:
     """A pool's state. `shards`, `samples`, `bytes` are of the read pool.
 
     `generated_per_s`: samples sealed in the last `window_s` seconds of the store's time; `served_per_s`: of
-    readers that noted anything in that time; `reuse`: times the read pool's samples were served, on
-    average; `oldest_age_s`: since the oldest of its shards was sealed; `never_read`: at least this share of
-    them was not served yet. None: not known, for the read pool is empty or the store cannot tell.
+    readers that noted anything in that time; `reuse`: times the read pool's samples were served in this
+    generation, on average; `oldest_age_s`: since the oldest of its shards was sealed; `never_read`: at least
+    this share of them was not served in it yet. None: not known, for the read pool is empty.
+
+    Of the pool's whole life: `sealed_total` good samples, `promoted_total` of them promoted; `served_total`
+    counts each time that one was given to a consumer, `reuse_total` is that for each one promoted.
     """
 
     pool: str
@@ -38,6 +41,12 @@ class PoolStatus:
     never_read: float | None
     oldest_age_s: float | None
     window_s: float
+    sealed_total: int
+    promoted_total: int
+    served_total: int
+    reuse_total: float
+    set_aside: int
+    leases: tuple[dict[str, Any], ...]
 
     def as_json(self) -> dict[str, Any]:
         """Give what `wl-info --json` prints of a pool; `fields` is left for who looks into shards."""
@@ -50,26 +59,30 @@ class PoolStatus:
             "fields": {},
             **vars(self),
             "buffer": self.buffer._asdict(),
-            "leases": [],
+            "leases": list(self.leases),
         }
 
 
 def pool_status(pool: Pool) -> PoolStatus:
-    """Look at everything once: one listing of shards, one of the newest generation's readers."""
+    """Look at everything once: one listing of shards, and what readers noted."""
     newest = pool.newest() or Manifest(-1, None, "")
     reading = Count.of(newest.shards)
     names = {shard.name for shard in newest.shards}
     listed = list(sealed_shards(pool.store))
+    buffer = list(waiting(listed, newest))
     now = pool.store.now()
     notes = pool.served(newest.generation)
-    served = sum(note.served for note in notes)
+    served, served_total = sum(note.served for note in notes), pool.served_total(newest)
     oldest = min((shard.mtime for shard in listed if shard.name in names), default=None)
+    promoted = int(newest.stats.get("totals", {}).get("promoted", 0))
+    recent = sum(count for second, count in newest.stats.get("sealed", ()) if now - second <= WINDOW_S)
+    recent += sum(shard.samples for shard in buffer if now - shard.mtime <= WINDOW_S)
     return PoolStatus(
         pool=pool.url,
         generation=newest.generation,
         **reading._asdict(),
-        buffer=Count.of(list(waiting(listed, newest))),
-        generated_per_s=sum(shard.samples for shard in listed if now - shard.mtime <= WINDOW_S) / WINDOW_S,
+        buffer=Count.of(buffer),
+        generated_per_s=recent / WINDOW_S,
         served_per_s=sum(note.per_s for note in notes if now - note.updated <= WINDOW_S),
         served=served,
         waited_s=sum(note.waited_s for note in notes),
@@ -77,4 +90,13 @@ def pool_status(pool: Pool) -> PoolStatus:
         never_read=max(0.0, 1 - served / reading.samples) if reading.samples else None,
         oldest_age_s=None if oldest is None else max(0.0, now - oldest),
         window_s=WINDOW_S,
+        sealed_total=promoted + sum(shard.samples for shard in buffer),
+        promoted_total=promoted,
+        served_total=served_total,
+        reuse_total=served_total / promoted if promoted else 0.0,
+        set_aside=len(newest.quarantined),
+        leases=tuple(
+            {"generation": one.generation, "holder": one.holder, "pin": one.pin, "left_s": one.left_s(now)}
+            for one in pool.leases()
+        ),
     )
