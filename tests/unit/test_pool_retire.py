@@ -434,7 +434,7 @@ def test_condemnation_is_durable_before_the_leases_are_listed_and_the_stub_befor
     assert watched[at + 1 :][:5] == [
         ("sync", "condemned"),
         ("list", lease_name(0)),
-        ("put", condemned_name(0)),  # what its readers were served
+        ("list", lease_name(0)),  # what its readers were served
         ("put", manifest_name(0)),
         ("list", lease_name(0)),
     ]

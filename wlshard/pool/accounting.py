@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from wlshard import clock
 from wlshard.errors import AccessDenied, NotFound, UsageError
-from wlshard.pool.names import LEASES, SETTINGS, condemned_name, lease_name
+from wlshard.pool.names import LEASES, SETTINGS, lease_name
 from wlshard.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -47,10 +47,6 @@ class Note:
     def left_s(self, now: float) -> float:
         """Give the seconds of hold left; 0 or less: it holds nothing."""
         return self.updated + self.ttl_s - now if self.ttl_s > 0 else 0.0
-
-    def is_live(self, now: float) -> bool:
-        """Tell whether it holds its generation, by the store's clock."""
-        return self.ttl_s > 0 and self.left_s(now) >= -SLACK_S
 
 
 class Accounting:
@@ -126,14 +122,7 @@ class Accounting:
                 served, waited_s, per_s, ttl_s = 0, 0.0, 0.0, TTL_S
             yield Note(of, holder, served, waited_s, per_s, entry.mtime, ttl_s)
 
-    def final(self, generation: int) -> int | None:
-        """Give what the readers of a retired generation were served in all. None: it is not known yet."""
-        try:
-            return int(json.loads(self._store.read(condemned_name(generation)))["served"])
-        except (NotFound, ValueError, KeyError, TypeError):
-            return None
-
     def holds(self, generation: int) -> list[Note]:
         """List the live leases and pins on a generation, by the store's clock."""
         now = self._store.now()
-        return [note for note in self.notes(generation) if note.is_live(now)]
+        return [note for note in self.notes(generation) if note.ttl_s and note.left_s(now) >= -SLACK_S]

@@ -51,22 +51,24 @@ class Generations:
             except NotFound:
                 return
 
-    def is_stub(self, generation: int) -> bool:
-        """Tell whether a generation is retired; reads no large manifest. NotFound: it is not there yet."""
+    def stub(self, generation: int) -> Stub | None:
+        """Read the stub of a retired generation; None: it is not. Reads no large manifest. NotFound: it is
+        not there yet."""
         if self._store.stat(manifest_name(generation)).bytes > STUB_BYTES:
-            return False
-        return isinstance(self.slot(generation), Stub)
+            return None
+        found = self.slot(generation)
+        return found if isinstance(found, Stub) else None
 
     def is_open(self, generation: int) -> bool:
         """Tell whether who has a lease on a generation may read it: neither condemned nor retired."""
-        return not self._exists(condemned_name(generation)) and not self.is_stub(generation)
+        return not self._exists(condemned_name(generation)) and self.stub(generation) is None
 
-    def floor(self, newest: Manifest) -> int:
-        """Give the first generation that is no stub."""
-        floor = newest.floor
-        while floor < newest.generation and self.is_stub(floor):
-            floor += 1
-        return floor
+    def stubs(self, newest: Manifest) -> list[Stub]:
+        """Read the stubs from a manifest's `floor` on, up to the first generation that is none."""
+        found = list[Stub]()
+        while stub := self.stub(newest.floor + len(found)):
+            found.append(stub)
+        return found
 
     def _url(self, generation: int) -> str:
         return object_url(self._store.url, manifest_name(generation))
@@ -101,7 +103,7 @@ class Generations:
 
         Far away by one listing, which may be old; else by stat.
         """
-        if self._store.can.shared and not self._store.can.local:
+        if self._store.can.list and self._store.can.shared and not self._store.can.local:
             names = [entry.name.rpartition("/")[2] for entry in self._store.list(f"{GENERATIONS}/")]
             numbers = [int(name[:-5]) for name in names if name[:-5].isdecimal() and name.endswith(".json")]
             if numbers:

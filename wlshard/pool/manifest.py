@@ -98,6 +98,7 @@ class Stub:
     generation: int
     digest: str  # of the manifest that was there
     txn: str
+    served: int = 0  # samples that its readers were given in all
 
     def encode(self) -> bytes:
         """Give the bytes of the slot, the same whoever retires the generation."""
@@ -108,7 +109,8 @@ def parse_slot(data: bytes, url: str) -> Manifest | Stub:
     """Read what a slot holds, as strictly as `parse_manifest`."""
     if len(data) <= STUB_BYTES and "digest" in (content := parse_object(data, url)):
         try:
-            return Stub(_count(content["generation"]), _text(content["digest"]), _text(content["txn"]))
+            generation, served = _count(content["generation"]), _count(content["served"])
+            return Stub(generation, _text(content["digest"]), _text(content["txn"]), served)
         except (KeyError, ValueError) as error:
             raise _damaged(url, f"{type(error).__name__}: {error}") from error
     return parse_manifest(data, url)

@@ -120,8 +120,8 @@ class Pool:
         newest = self.newest()
         if newest is None:
             return []
-        there = range(self._generations.floor(newest), newest.generation)
-        return [*(one for one in there if not self._generations.is_stub(one)), newest.generation]
+        there = range(newest.floor, newest.generation)
+        return [*(one for one in there if self._generations.stub(one) is None), newest.generation]
 
     def shards(self, generation: int | None = None) -> list[str]:
         """List the URLs of a generation's shards, oldest first; of the newest by default."""
@@ -159,7 +159,7 @@ class Pool:
             self.salvage()
         self._open()
         policy = Policy(at, pool_samples, max_age_s)
-        return rotate(self.store, self._generations, self._accounting, self.url, policy, dry_run=dry_run)
+        return rotate(self.store, self._generations, self.url, policy, dry_run=dry_run)
 
     def salvage(self) -> list[str]:
         """Seal the whole samples in the scratch of this machine's dead writers; give the shards' URLs."""
@@ -261,8 +261,8 @@ class Pool:
             noted[note.generation] += note.served
         total = int(newest.stats.get("totals", {}).get("served", 0))
         for generation in range(newest.floor, newest.generation + 1):
-            final = self._accounting.final(generation)
-            total += noted[generation] if final is None else final
+            stub = self._generations.stub(generation)
+            total += noted[generation] if stub is None else stub.served
         return total
 
     def served(self, generation: int) -> list[Note]:

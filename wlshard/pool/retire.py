@@ -5,7 +5,6 @@ Any number of processes may do so at once, and die at any step: each finishes wh
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -40,9 +39,9 @@ def retire(store: Store, generations: Generations, accounts: Accounting, keep: i
     newest = generations.newest()
     assert newest is not None, "the pool is opened before"
     retired, held = list[int](), dict[int, list[str]]()
-    floor = generations.floor(newest)
+    floor = newest.floor + len(generations.stubs(newest))
     for generation in range(floor, newest.generation - keep + 1):
-        if not generations.is_stub(generation):
+        if generations.stub(generation) is None:
             holders = _retire(store, generations, accounts, generation)
             if holders:
                 held[generation] = holders
@@ -58,14 +57,12 @@ def _retire(store: Store, generations: Generations, accounts: Accounting, genera
     # From here on nobody takes it up. Who did so before has a lease, and had it before this.
     store.create(condemned_name(generation), b"{}\n")
     store.sync(CONDEMNED)
-    now, notes = store.now(), list(accounts.notes(generation))
-    if holders := [note.holder for note in notes if note.is_live(now)]:
-        return holders
-    served = sum(note.served for note in notes)
+    if held := accounts.holds(generation):
+        return [note.holder for note in held]
+    served = sum(note.served for note in accounts.notes(generation))
     manifest = generations.slot(generation)
     if isinstance(manifest, Manifest):  # or another was faster, and may have deleted notes
-        store.put(condemned_name(generation), json.dumps({"served": served}).encode() + b"\n")
-        stub = Stub(generation, manifest.digest, manifest.txn)
+        stub = Stub(generation, manifest.digest, manifest.txn, served)
         store.put(manifest_name(generation), stub.encode())
     for entry in list(store.list(lease_name(generation))):
         store.delete(entry.name)

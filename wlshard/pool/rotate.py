@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Self
 
 from wlshard import clock
 from wlshard.errors import UsageError
-from wlshard.pool.accounting import WINDOW_S, Accounting
+from wlshard.pool.accounting import WINDOW_S
 from wlshard.pool.buffer import SealedShard, advance, sealed_shards, verify, waiting
 from wlshard.pool.generations import Generations
-from wlshard.pool.manifest import Manifest, PoolShard, Quarantined
+from wlshard.pool.manifest import Manifest, PoolShard, Quarantined, Stub
 from wlshard.pool.names import writer_of
 from wlshard.store.base import Store
 
@@ -89,7 +89,6 @@ class Policy:
 def rotate(
     store: Store,
     generations: Generations,
-    accounts: Accounting,
     url: str,
     policy: Policy,
     *,
@@ -100,9 +99,7 @@ def rotate(
     while True:
         parent = generations.newest()
         assert parent is not None, "the pool is opened before it is rotated"
-        floor = generations.floor(parent)
-        served = sum(accounts.final(retired) or 0 for retired in range(parent.floor, floor))
-        plan = _plan(store, parent, floor, served, policy)
+        plan = _plan(store, parent, generations.stubs(parent), policy)
         due = plan.promoted.shards > 0 and plan.promoted.samples >= policy.at
         if due and not dry_run and generations.commit(plan.child) is None:
             log.info("another rotation committed generation %d first: looking again", plan.child.generation)
@@ -130,7 +127,7 @@ class _Plan(NamedTuple):
     bad: tuple[Quarantined, ...]
 
 
-def _plan(store: Store, parent: Manifest, floor: int, served: int, policy: Policy) -> _Plan:
+def _plan(store: Store, parent: Manifest, stubs: list[Stub], policy: Policy) -> _Plan:
     generation = parent.generation + 1
     listed = list(sealed_shards(store))
     verdict = verify(store, waiting(listed, parent))
@@ -153,12 +150,12 @@ def _plan(store: Store, parent: Manifest, floor: int, served: int, policy: Polic
         shards=tuple(sorted(old + new, key=_age)),
         watermarks=advance(parent.watermarks, verdict.taken, writers),
         quarantined=(*(bad for bad in parent.quarantined if bad.shard in names), *verdict.bad),
-        floor=floor,
+        floor=parent.floor + len(stubs),
         stats={
             "promoted": promoted._asdict(),
             "kept": kept._asdict(),
             "dropped": dropped._asdict(),
-            **_history(parent, verdict.good, served),
+            **_history(parent, verdict.good, sum(stub.served for stub in stubs)),
         },
         created=clock.now(),
     )
