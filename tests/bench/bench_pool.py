@@ -9,11 +9,16 @@ import argparse
 import hashlib
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from wlshard.loader import Loader
+from wlshard.pool.manifest import Stub, parse_manifest
 from wlshard.pool.names import ShardName, new_writer
 from wlshard.pool.pool import Pool
 from wlshard.pool.writer import ShardWriter
@@ -114,6 +119,73 @@ def plain_write(folder: Path, shards: int, shard_bytes: int) -> float:
     return time.perf_counter() - began
 
 
+def lay_large(folder: Path, shards: int, generations: int) -> None:
+    """A pool whose newest three generations each name all shards; those before are stubs."""
+    pool = Pool(folder).create()
+    lay_shards(pool, shards)
+    pool.rotate()
+    first = pool.newest()
+    assert first is not None
+    slots = folder / "generations"
+    for number in range(generations - 3):
+        stub = Stub(number, first.digest, first.txn)
+        (slots / f"{number:010d}.json").write_bytes(stub.encode())
+    parent = first
+    for number in range(generations - 3, generations):
+        data = replace(parent, generation=number, parent=parent.digest, floor=generations - 3).encode()
+        (slots / f"{number:010d}.json").write_bytes(data)
+        parent = parse_manifest(data, "")
+
+
+LARGE = """
+import sys, time
+from wlshard.pool.pool import Pool
+from wlshard.pool.writer import ShardWriter
+folder, what = sys.argv[1:]
+if what == "rotate":
+    with ShardWriter(folder) as writer:
+        writer.write({"cls": 1})
+began = time.perf_counter()
+if what == "open":
+    Pool(folder).newest()
+elif what == "status":
+    Pool(folder).status()
+elif what == "rotate":
+    assert Pool(folder).rotate(pool_samples=10**9).committed
+else:
+    Pool(folder).retire()
+took = time.perf_counter() - began
+peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(took, int(peak[0].split()[1]) / 1024)
+"""
+
+
+def large(folder: Path, what: str) -> tuple[float, float]:
+    """Seconds and peak MiB of a process that does one thing to a large pool."""
+    command = [sys.executable, "-c", LARGE, str(folder), what]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seconds, megabytes = map(float, said.split())
+    return seconds, megabytes
+
+
+def lease_cost(folder: Path, samples: int) -> tuple[float, float]:
+    """Seconds of an epoch, sample by sample, from a pool with its lease; from its shards as plain ones."""
+    if not folder.exists():
+        pool = Pool(folder).create()
+        with ShardWriter(pool, shard_samples=1000) as writer:
+            for number in range(samples):
+                writer.write({"cls": number})
+        pool.rotate()
+    took = []
+    for source in (str(folder), Pool(folder).shards()):
+        with Loader(source, decode=False) as loader:
+            len(loader)
+            began = time.perf_counter()
+            assert sum(1 for _ in loader) == samples
+            took.append(time.perf_counter() - began)
+    return took[0], took[1]
+
+
 def row(name: str, values: list[float], unit: str) -> str:
     return f"| {name} | {statistics.median(values):.4g} | {min(values):.4g}–{max(values):.4g} | {unit} |"
 
@@ -149,6 +221,15 @@ def main() -> None:
     print(row(f"commit to visible, polled every {POLL_S * 1e3:.0f} ms", [v * 1e3 for v in latencies], "ms"))
     print(row(f"seal shards of {shard_bytes >> 20} MiB", [megabytes / value for value in sealing], "MB/s"))
     print(row("plain write + fsync of the same", [megabytes / value for value in plain], "MB/s"))
+    with tempfile.TemporaryDirectory(dir=options.folder) as base:
+        lay_large(Path(base, "large"), 10 * many, many // 10)
+        about = f"{10 * many:,} shards, {many // 10:,} generations"
+        for what in ("open", "status", "rotate", "retire"):
+            seconds, sizes = zip(*(large(Path(base, "large"), what) for _ in range(runs)), strict=True)
+            print(row(f"{what}: {about}", list(seconds), "s"))
+            print(row(f"{what}: peak of the process", list(sizes), "MiB"))
+        costs = [lease_cost(Path(base, "lease"), 2 * many) for _ in range(2 * runs)]
+        print(row("an epoch with a lease / without", [ours / theirs for ours, theirs in costs], "×"))
     ratios = [theirs / ours for ours, theirs in zip(sealing, plain, strict=True)]
     print(row("seal / plain write", ratios, "×"))
 

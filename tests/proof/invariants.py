@@ -64,8 +64,8 @@ class Seen:
 def look(objects: Mapping[str, bytes], acknowledged: Iterable[str] = ()) -> Seen:
     """Look at a pool's objects, by name, and at what its users were told.
 
-    That is `created`, `sealed SHARD`, `rotated N DIGEST`, `retired N`, `pinned N`, `unpinning N`; and, noted
-    before generation N was retired, `promoted SHARD N`.
+    That is `created`, `sealed SHARD`, `schema` (it is fixed), `rotated N DIGEST`, `retired N`, `pinned N`,
+    `unpinning N`; and, noted before generation N was retired, `promoted SHARD N`.
     """
     seen = Seen()
     told = [what.split(" ") for what in acknowledged]
@@ -89,6 +89,8 @@ def look(objects: Mapping[str, bytes], acknowledged: Iterable[str] = ()) -> Seen
                 seen.faults.append(f"I3: generation {number} was acknowledged and is not what it was")
         elif what == "sealed" and words[0] not in before:
             _look_at_sealed(seen, words[0])
+        elif what == "schema" and "schema.json" not in objects:
+            seen.faults.append("what samples are like was fixed and is forgotten")
         elif what == "retired" and seen.slots[int(words[0])] not in seen.stubs:
             seen.faults.append(f"I11: generation {words[0]} came back")
         elif what == "pinned" and ["unpinning", *words] not in told:

@@ -29,6 +29,7 @@ def write(disk: Disk, name: str, samples: int) -> None:
 def tell(disk: Disk, writer: ShardWriter, told: int) -> int:
     for url in writer.shards[told:]:
         disk.mark(f"sealed {url.rpartition('/')[2]}")
+        disk.mark("schema")
     return len(writer.shards)
 
 

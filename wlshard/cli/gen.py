@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wlshard.cli.entry import INTERRUPTED, command
-from wlshard.cli.options import COUNT, generator_options, json_option
+from wlshard.cli.options import COUNT, generator_options, json_option, shards_of
 from wlshard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     "wl-gen",
     example="""
     wl-gen wlshard.demo.brains:generate /data/pool -P 4 --samples 1000 --cap 5000
+    wl-gen --adopt 'photos-{000000..000003}.tar' /data/pool
     wl-gen mygen.py:make -o 'train-%06d.tar' --fields img.npy,seg.npy --samples 100 --seed 1
     """,
 )
-@click.argument("function", metavar="MODULE:FUNCTION")
+@click.argument("function", metavar="[MODULE:FUNCTION]")
 @click.argument("pool", required=False)
+@click.option("--adopt", metavar="SHARDS", help="Take these shards into POOL; there is no generator.")
 @click.option("-o", "--output", metavar="TEMPLATE", help="Plain shards like 'x-%06d.tar' instead of a pool.")
 @click.option("--force", is_flag=True, help="With -o: delete the shards of that name first.")
 @generator_options
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
 @click.option("--shard-samples", type=COUNT, default=10_000, show_default=True, help="Samples in a shard.")
 @json_option
 def main(
-    function: str, pool: str | None, output: str | None, force: bool, parallel: int, seed: int | None,
-    gpus: tuple[str, ...] | None, args: tuple[tuple[str, Any], ...], as_json: bool, **settings: Any,
+    function: str, pool: str | None, adopt: str | None, output: str | None, force: bool, parallel: int,
+    seed: int | None, gpus: tuple[str, ...] | None, args: tuple[tuple[str, Any], ...], as_json: bool,
+    **settings: Any,
 ) -> int:  # fmt: skip
     """Run a generator in -P processes; its samples are sealed into POOL's write buffer (made if absent).
 
@@ -45,6 +48,9 @@ def main(
 
     With -o and -P n, process i writes the shards i, i+n, i+2n and so on: without gaps when they are rolled by
     --shard-samples and the run has --samples.
+
+    With --adopt, each of the SHARDS is read strictly and becomes one of POOL's write buffer; to adopt it
+    again changes nothing.
     """
     from wlshard.jobs.job import Job
     from wlshard.jobs.supervise import supervise
@@ -53,6 +59,10 @@ def main(
     from wlshard.shards.numbered import delete_numbered
     from wlshard.shards.writer import TemplateTarget
 
+    if adopt is not None:
+        if pool is not None or output is not None:
+            raise UsageError("with --adopt name a POOL, and nothing else")
+        return _adopt(adopt, function, settings["schema"] == "any", as_json)
     target = _target(pool, output, is_template)
     if force and output is not None:
         TemplateTarget(output)  # UsageError if it is none, before anything is deleted
@@ -60,18 +70,32 @@ def main(
     job = Job(function, target, seed=fresh_seed() if seed is None else seed, args=dict(args), **settings)
     with _shown(job.samples, target) as show:
         totals, interrupted = supervise(job, parallel, gpus=gpus or (), show=show)
-    result = {**totals.as_json(), "seed": job.seed}
+    _told({**totals.as_json(), "seed": job.seed}, as_json)
+    return INTERRUPTED if interrupted else 0
+
+
+def _adopt(source: str, pool: str, any_schema: bool, as_json: bool) -> int:
+    from wlshard import clock
+    from wlshard.jobs.adopt import adopt
+    from wlshard.jobs.supervise import Totals
+    from wlshard.pool.pool import Pool
+
+    started, urls = clock.monotonic(), shards_of(source)
+    with _shown(None, pool) as show:
+        done = adopt(urls, Pool(pool), any_schema=any_schema, report=lambda at: show(Totals(**vars(at))))
+    _told(Totals(**vars(done), seconds=clock.monotonic() - started).as_json(), as_json)
+    return 0
+
+
+def _told(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         import json
 
         print(json.dumps(result))
-    else:
-        print(
-            "wl-gen: {generated} generated, {sealed} sealed in {shards} shards ({bytes} bytes), "
-            "{dropped} dropped, {restarts} restarts, {seconds:.1f} s, seed {seed}".format(**result),
-            file=sys.stderr,
-        )
-    return INTERRUPTED if interrupted else 0
+        return
+    text = "{generated} generated, {sealed} sealed in {shards} shards ({bytes} bytes), {dropped} dropped, "
+    text += "{restarts} restarts, {seconds:.1f} s" + (", seed {seed}" if "seed" in result else "")
+    print(f"wl-gen: {text.format(**result)}", file=sys.stderr)
 
 
 def _target(pool: str | None, output: str | None, is_template: Callable[[str], bool]) -> str:

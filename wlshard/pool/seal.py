@@ -78,13 +78,8 @@ class SealingTarget:
 
     def publish(self, draft: Draft, shard: ClosedShard) -> str:
         self.pool.require()
+        self.fix(draft)
         store = self.pool.store
-        if not self._any:
-            try:
-                self._schema = fix_schema(store, self._schema)
-            except GroupingError:
-                draft.discard()  # or it would be salvaged
-                raise
         for _ in range(2):
             name = ShardName(self._begun(), self._seq, shard.samples, shard.sha256[:32])
             if seal(store, draft, name, shard.bytes, shard.index):
@@ -93,6 +88,15 @@ class SealingTarget:
             self.writer = None
         advice = "its name is taken by other bytes, under two writer ids: see what writes into this folder"
         raise StoreUnavailable(advice, url=self.pool.shard_url(str(name)))
+
+    def fix(self, draft: Draft) -> None:
+        """Make the samples of the pool's first shard its schema. GroupingError: it is another's already."""
+        if not self._any:
+            try:
+                self._schema = fix_schema(self.pool.store, self._schema)
+            except GroupingError:
+                draft.discard()  # or it would be salvaged
+                raise
 
     def default_key(self, n: int) -> str:
         return f"{self._begun()}-{n:09d}"
