@@ -44,6 +44,11 @@ def test_each_fsync_is_needed(new_disk, place):
     assert unneeded == []
 
 
+def test_a_missing_end_mark_is_found_out(new_disk, place, monkeypatch):
+    monkeypatch.setattr("wlshard.shards.scratch.END_MARK", b"")
+    assert any(crashes(told(new_disk, a_writer), place, KILLS))
+
+
 def is_missed(new_disk: Callable[[], Disk], place: str, site: str) -> bool:
     def without() -> Disk:
         disk = new_disk()

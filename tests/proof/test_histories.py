@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,7 +29,7 @@ from wlshard.testing.storage import Killed, Operation, RecordingStore
 
 
 class AwryStore(RecordingStore):
-    """A store with a clock of its own, while its user's is wrong; the user may die at an operation."""
+    """A store whose clock is right while its user's is wrong; the user may die at an operation."""
 
     def __init__(self, world: World, dies_at: int | None = None) -> None:
         super().__init__(MemoryStore(URL))
@@ -38,6 +39,24 @@ class AwryStore(RecordingStore):
     def before(self, operation: Operation) -> None:
         if self.dies_at is not None and operation.number >= self.dies_at:
             raise Killed(str(operation))
+
+    @contextmanager
+    def doing(self, kind: str, name: str, size: int = 0) -> Iterator[Operation]:
+        with super().doing(kind, name, size) as operation, self.in_its_own_time():
+            yield operation
+
+    def now(self) -> float:
+        with self.in_its_own_time():
+            return super().now()
+
+    @contextmanager
+    def in_its_own_time(self) -> Iterator[None]:
+        hand = self.world.hand
+        wrong_s, hand.wrong_s = hand.wrong_s, 0.0
+        try:
+            yield
+        finally:
+            hand.wrong_s = wrong_s
 
 
 class History(RuleBasedStateMachine):
@@ -126,17 +145,21 @@ class History(RuleBasedStateMachine):
     def time_passes(self, part: float) -> None:
         self.world.hand.at += part * TTL_S + (SLACK_S + 1) * (part == 1)
 
+    @rule(wrong_s=st.sampled_from([-1e6, -TTL_S, 0.0, TTL_S, 1e6]))
+    def the_wall_clock_jumps(self, wrong_s: float) -> None:
+        self.world.hand.wrong_s = wrong_s
+
     @rule(name=st.sampled_from(["best", "last"]), back=st.integers(0, 3))
     def pin(self, name: str, back: int) -> None:
         generation = max(0, len(self.seen().slots) - 1 - back)
         try:
-            self.pinned[name] = Pool(URL).pin(name, generation)
+            self.pinned[name] = self.pool().pin(name, generation)
         except NotFound:
             assert back >= 2, "a generation that is kept cannot be pinned"
 
     @rule(name=st.sampled_from(["best", "last"]))
     def unpin(self, name: str) -> None:
-        Pool(URL).unpin(name)
+        self.pool().unpin(name)
         self.pinned.pop(name, None)
 
     def seen(self):

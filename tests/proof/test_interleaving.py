@@ -30,15 +30,18 @@ ROOT = "turns/"
 
 
 class Hand:
-    """A clock that is moved by hand."""
+    """A clock that is moved by hand; `wrong_s`: what the wall clock of the store's user is off by."""
 
     def __init__(self) -> None:
         self.at = 1_000_000.0
+        self.wrong_s = 0.0
 
     def time(self) -> float:
+        return self.at + self.wrong_s
+
+    def monotonic(self) -> float:
         return self.at
 
-    monotonic = time
     clock_gettime = staticmethod(lambda _: 0.0)
 
     def sleep(self, seconds: float) -> None:
@@ -62,7 +65,7 @@ class World:
         for key in [key for key in memory._scratch if key.startswith(ROOT)]:
             del memory._scratch[key]
         memory._objects.update(self.begin)
-        self.told, self.hand.at = ["created"], 1_000_000.0
+        self.told, self.hand.at, self.hand.wrong_s = ["created"], 1_000_000.0, 0.0
 
     def objects(self) -> dict[str, bytes]:
         found = memory._objects.items()
