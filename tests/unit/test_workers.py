@@ -21,6 +21,7 @@ from wlshard.stream.data import data_of_shards
 from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.order import shape_of
 from wlshard.stream.recipe import Step
+from wlshard.stream.share import Share
 from wlshard.testing.coverage import check_coverage
 from wlshard.testing.resume import check_resume, check_resume_over_worlds
 from wlshard.testing.values import same
@@ -326,10 +327,10 @@ def test_what_a_transform_keeps_of_a_batch_stays_as_it_was(one_by_one) -> None:
 
     def remember(batch: dict) -> dict:
         kept.append(batch["image"])
-        return {**batch, "first": float(kept[0][0, 0, 0]), "kept": len(kept)}
+        return {**batch, "firsts": [float(array[0, 0, 0]) for array in kept]}
 
     found = batches(ROWS, 1, 1, transform=image, batch_transform=remember)
-    assert [batch["first"] for batch in found] == [0.0] * 10
+    assert found[-1]["firsts"] == list(range(0, 40, 4))
 
 
 # --- state and statistics
@@ -367,6 +368,26 @@ def test_damage_is_counted_once_however_many_workers(tmp_path) -> None:
     ) as loader:
         assert sorted(key for batch in loader for key in batch["__key__"]) == keys(19)
         assert loader.stats()["skipped"] == 1
+
+
+def test_what_was_read_ahead_of_a_broken_off_epoch_does_not_come_in_the_next(one_by_one) -> None:
+    with (
+        Loader(ROWS, batch_size=2, shuffle=30, workers=2) as loader,
+        Loader(ROWS, batch_size=2, shuffle=30) as other,
+    ):
+        for stop in (1, 2, 3, 5, 8, 13):
+            for number, (one, expected) in enumerate(zip(loader, other, strict=True), 1):
+                assert same(one, expected)
+                if number == stop:
+                    break
+        assert same(list(loader), list(other))
+
+
+def test_a_worker_keeps_nothing_of_the_steps_that_others_make() -> None:
+    share = Share(20, 2)
+    share.mine = lambda step: step % 3 == 1
+    assert list(share.steps_here()) == list(share.batches()) == [1, 4, 7]
+    assert [batch for batch in range(10) if share.part(batch)] == [1, 4, 7]
 
 
 # --- errors

@@ -30,7 +30,6 @@ class Slot:
         self.number = number
         self.memory = memory
         self._end = end
-        self._process = os.getpid()
         self._looked_at: weakref.ref[Bytes] | None = None
         self._freed = False
 
@@ -53,11 +52,13 @@ class Slot:
         return not self._freed
 
     def _free(self, _: object) -> None:
-        """Give it back. Called where the last array goes: in any thread, in a forked child, also at exit."""
-        if os.getpid() == self._process:
-            self._freed = True
-            with suppress(OSError, wire.Gone):
-                wire.send(self._end, Back(self.number, left=False), wait=False)
+        """Give it back. Called where the last array goes: in any thread, also at exit.
+
+        In a forked child, too, but there the wire is closed.
+        """
+        self._freed = True
+        with suppress(OSError, wire.Gone):
+            wire.send(self._end, Back(self.number, left=False), wait=False)
 
 
 class Worker:
