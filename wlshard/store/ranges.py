@@ -27,6 +27,7 @@ STEP_S = 0.007  # of latency for each request more
 DEPTH = 8
 SPAN_S = 0.1  # of transfer in one request
 LARGEST_BYTES = 1 << 23
+BEGIN_BYTES = 1 << 22  # before the pace is known
 SMALLEST_BYTES = 1 << 18
 AHEAD_BYTES = 2 * DEPTH * LARGEST_BYTES  # held at most: of the shard being read and of those after it
 
@@ -49,7 +50,7 @@ class RangedReader:
         self._foreground: Stream | None = self._first
         self._eager = end is None
         self._latency_s = 0.0
-        self._block_bytes = FIRST_BYTES
+        self._block_bytes = BEGIN_BYTES
         self._blocks: deque[Future[memoryview]] = deque()
         self._left = memoryview(b"")  # of the first of them
         self._lock = threading.Lock()
