@@ -111,11 +111,16 @@ class Loader:
             worker of a torch DataLoader the batches are divided further: see `wlshard.torch`.
         on_error: "skip" counts bad samples; batches are shorter, on several ranks never empty (a good sample
             comes twice, "padded"); 100 in a row are an error.
-        follow: on a pool, "epoch" takes the newest generation at each epoch, None stays with the first.
+        follow: on a pool, "epoch" takes the newest generation at each epoch, on all ranks the one that rank 0
+            finds; None stays with the first.
         cache_dir: keeps indexes made by scanning local shards.
         timeout_s: how long an empty pool, or (10 s at least) a worker that gives nothing, is waited for.
         http_proxy, storage_options: how stores are reached, by all of this process from now on.
         pin: a name, one for all ranks, that keeps a pool's last two generations read for 7 days, to resume.
+        resume: of a state whose generation is gone: "fail" is a CursorMismatch, "advance" begins its epoch
+            anew in the newest generation, and says so.
+        job: what all ranks call this start, a new name each time: to agree on a pool's generations without
+            torch.distributed, torchrun, srun or mpirun.
 
     Holds the window of each of its lanes and what is read ahead: `stats()["announced_bytes"]`. Blocks for the
     store; says so when that takes long. Use it as a context manager, or call `close()`.
@@ -151,6 +156,8 @@ class Loader:
         cache_dir: str | None = None,
         timeout_s: float = 600,
         pin: str | None = None,
+        resume: str = "fail",
+        job: str | None = None,
         http_proxy: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -169,11 +176,11 @@ class Loader:
             convert=converter(converters),
         )
         settings = Settings(
-            recipe, batch_size, shuffle, spans, epochs, batches, drop_last, rank, world_size, follow
+            recipe, batch_size, shuffle, spans, epochs, batches, drop_last, rank, world_size, follow, resume
         )
         seconds("timeout_s", timeout_s)
         self._hands = hands_for(settings.recipe, whole("workers", workers, 0), start_method, timeout_s)
-        follower = partial(Follower, follow=follow is not None, timeout_s=timeout_s, pin=pin)
+        follower = partial(Follower, follow=follow is not None, timeout_s=timeout_s, pin=pin, job=job)
         find = partial(find_feed, source, cache_dir, on_error, follower)
         self._course = Course(find, self._hands.begin, settings)
         self._turns = Turns(self._course, settings)

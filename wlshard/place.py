@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from wlshard.errors import UsageError
 
@@ -18,6 +19,12 @@ _LAUNCHERS = (
     ("RANK", "WORLD_SIZE", None),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_TASKS"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", None),
+)
+
+_LAUNCHES = (
+    ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"),
+    ("SLURM_STEP_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT"),
+    ("PMIX_NAMESPACE",),
 )
 
 
@@ -64,6 +71,30 @@ def detect_place(
                     "must be integers; unset them or pass rank= and world_size="
                 ) from None
     return Place()
+
+
+def group_store(place: Place) -> Any | None:
+    """Give the key-value store of torch.distributed's processes, if they are the ranks that `place` is of.
+
+    Not in a worker of a DataLoader, which shares its parent's connection.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    if (distributed.get_rank(), distributed.get_world_size()) != (place.rank, place.world):
+        return None
+    data = sys.modules.get("torch.utils.data")
+    if data is not None and data.get_worker_info() is not None:
+        return None
+    return distributed.distributed_c10d._get_default_store()
+
+
+def launch_id(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Give what a launcher calls this start, on all its ranks, and never calls another; None: nothing."""
+    for names in _LAUNCHES:
+        if environ.get(names[0], "none") != "none":  # torchrun's word for no name
+            return "/".join(environ.get(name, "") for name in names)
+    return None
 
 
 def dataloader_worker() -> tuple[int, int]:

@@ -160,22 +160,16 @@ def test_a_cursor_of_another_generation_than_the_one_named_is_a_mismatch(pool) -
 
 
 def test_what_is_served_is_noted_in_the_pool(pool) -> None:
-    with Loader(pool, batch_size=4) as loader, Loader(pool, batch_size=4, rank=1, world_size=2) as other:
+    with (
+        Loader(pool, batch_size=4) as loader,
+        Loader(f"{pool.url}@1", batch_size=4, rank=1, world_size=2) as other,
+    ):
         list(loader)
         list(loader)
         list(other)
         notes = pool.status().as_json()
     assert sum(note.served for note in pool.served(1)) == 60 + 15
     assert notes["reuse"] == pytest.approx(75 / 30)
-
-
-def test_several_ranks_on_a_moving_pool_are_warned_once(pool, caplog) -> None:
-    for source, told in [(pool.url, 1), (f"{pool.url}@1", 0)]:
-        caplog.clear()
-        with Loader(source, batch_size=4, shuffle=24, rank=0, world_size=2) as loader:
-            list(loader)
-            list(loader)
-        assert len(caplog.records) == told
 
 
 def test_notes_are_at_most_one_a_second(tmp_path, monkeypatch) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from wlshard import clock
 from wlshard.errors import PoolStarved
+from wlshard.place import Place
+from wlshard.pool.accord import Accord
 from wlshard.pool.lease import Lease
 from wlshard.pool.manifest import Manifest
 from wlshard.pool.pool import Pool, retired
@@ -23,7 +25,8 @@ class Follower:
     """One reader of a pool, with a lease on the generation it chose last.
 
     named: the one generation it is to read; `follow=False`: the first it chose. pin: the generations it read
-    last, two of them, stay readable under this name for some days, should it be taken up again.
+    last, two of them, stay readable under this name for some days, should it be taken up again. job: what all
+    ranks call this start.
     """
 
     def __init__(
@@ -34,13 +37,16 @@ class Follower:
         follow: bool,
         timeout_s: float,
         pin: str | None = None,
+        job: str | None = None,
         ttl_s: float | None = None,
     ) -> None:
         self.pool = pool
-        self.moves = named is None and follow
+        self.chooses = named is None
+        self.moves = self.chooses and follow
         self._named = named
         self._timeout_s = timeout_s
         self._pin = pin
+        self._job = job
         self._ttl_s = ttl_s
         self._lease: Lease | None = None
         self._let_go: Callable[[], object] = lambda: None
@@ -72,6 +78,10 @@ class Follower:
         if self._pin is not None:
             self.pool.pin(self._pin, generation, but=[last.generation] if last else [])
         return True
+
+    def accord(self, place: Place) -> Accord:
+        """Give what makes all ranks of this job choose alike."""
+        return Accord(self.pool.store, place, self._job, self._timeout_s)
 
     def holds(self, generation: int | None) -> bool:
         """Tell whether this generation is leased now."""

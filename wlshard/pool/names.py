@@ -14,6 +14,7 @@ SHARDS = "shards"
 GENERATIONS = "generations"
 LEASES = "leases"
 CONDEMNED = "condemned"
+CHOICES = "choices"
 SETTINGS = "wlshard.json"
 GENERATION = re.compile(r"(.+)@([0-9]{1,10})")  # POOL@n, for readers
 

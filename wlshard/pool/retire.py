@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 from wlshard.pool.accounting import Accounting
 from wlshard.pool.generations import Generations
 from wlshard.pool.manifest import Manifest, Stub
-from wlshard.pool.names import CONDEMNED, SHARDS, ShardName, condemned_name, lease_name, manifest_name
+from wlshard.pool.names import (
+    CHOICES,
+    CONDEMNED,
+    SHARDS,
+    ShardName,
+    condemned_name,
+    lease_name,
+    manifest_name,
+)
 from wlshard.pool.salvage import STALE_S
 from wlshard.store.base import Entry, Store
 from wlshard.tar.index import index_name
@@ -21,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Retirement(NamedTuple):
-    """What was retired, what is `held` by whom, what was deleted; orphans: indexes, temporary files."""
+    """What was retired, what is `held` by whom, what was deleted; orphans: all but shards."""
 
     retired: list[int]
     held: dict[int, list[str]]
@@ -81,10 +89,10 @@ def _sweep(store: Store, slots: Iterable[Manifest | Stub]) -> tuple[int, int, in
             named.update(shard.name for shard in slot.shards)
             named.update(bad.shard for bad in slot.quarantined)
     assert newest is not None, "the newest is no stub"
+    left = list(store.list(f"{CHOICES}/"))  # and indexes without a shard
     skip = len(SHARDS) + 1
     listed = {entry.name[skip:]: entry for entry in store.list(f"{SHARDS}/")}
     shards = size = 0
-    indexes = list[Entry]()
     for name, entry in listed.items():
         tar = f"{name[:-4]}.tar" if name.endswith(".idx") else name
         if tar in named or (tar != name and tar in listed):
@@ -93,23 +101,23 @@ def _sweep(store: Store, slots: Iterable[Manifest | Stub]) -> tuple[int, int, in
         if parsed is None:
             continue
         if not newest.covers(parsed):
-            indexes += [entry] if tar != name else []
+            left += [entry] if tar != name else []
             continue
         store.delete(entry.name)
         if tar == name:
             store.delete(index_name(entry.name))
             shards, size = shards + 1, size + entry.bytes
-    return shards, size, _clean(store, indexes)
+    return shards, size, _clean(store, left)
 
 
-def _clean(store: Store, indexes: list[Entry]) -> int:
-    """Delete indexes whose shard never came, and temporary files of puts that died, once they are old."""
-    left = [entry for entry in store.drafts() if "/." in f"/{entry.name}"]
-    if not indexes and not left:
+def _clean(store: Store, entries: list[Entry]) -> int:
+    """Delete entries, indexes whose shard never came and choices, and drafts of puts that died, if old."""
+    drafts = [entry for entry in store.drafts() if "/." in f"/{entry.name}"]
+    if not entries and not drafts:
         return 0
     old = store.now() - STALE_S
-    orphans = [(store.delete, entry.name) for entry in indexes if entry.mtime < old]
-    orphans += [(store.drop, entry.name) for entry in left if entry.mtime < old]
+    orphans = [(store.delete, entry.name) for entry in entries if entry.mtime < old]
+    orphans += [(store.drop, entry.name) for entry in drafts if entry.mtime < old]
     for delete, name in orphans:
         delete(name)
     return len(orphans)

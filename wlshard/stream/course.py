@@ -14,7 +14,7 @@ from wlshard.place import Place, dataloader_worker, detect_place
 from wlshard.stream.cursor import Cursor
 from wlshard.stream.data import Data
 from wlshard.stream.epoch import Plan, Run, share_of
-from wlshard.stream.feed import Feed
+from wlshard.stream.feed import Accord, Feed
 from wlshard.stream.order import shape_of
 from wlshard.stream.recipe import Step
 from wlshard.stream.refill import Refilled
@@ -55,6 +55,8 @@ class Course:
         self._data_found: Data | None = None
         self._begin_epoch = begin
         self._place: Place | None = None
+        self._accord: Accord | None = None
+        self._agreed: int | None = None  # generation, of the epoch under way or to come
         self._told = False
         self._waited_s = self._noted_s = 0.0
         self._noted_at = clock.monotonic()
@@ -91,7 +93,7 @@ class Course:
         settings = self._settings
         cursor.check(seed=settings.seed, batch_size=settings.batch, per_sample=settings.per_sample)
         self.stop()
-        self._at = cursor
+        self._at, self._agreed = cursor, None
 
     def step(self) -> Step | None:
         """Give this rank's next step; None where an epoch ends: the next one follows.
@@ -142,6 +144,7 @@ class Course:
         # Before its first batch an epoch is not bound to a generation, which may be gone.
         if self.feed.moves and not self._at.next_batch:
             self._at = replace(self._at, generation=None, digest=None)
+            self._agreed = None
 
     def close(self) -> None:
         """End reading and let go of the data."""
@@ -164,7 +167,8 @@ class Course:
 
     def _plan(self) -> tuple[Data, Plan]:
         settings = self._settings
-        data, place = self._data(), self._found_place()
+        place = self._found_place()
+        data = self._data(place)
         wanted = shape_of(
             settings.batch, settings.shuffle, place.world, data.seekable, settings.per_sample, settings.spans
         )
@@ -195,12 +199,6 @@ class Course:
         if not self._told and plan.world > 1:
             self._told = True
             say_reading(shape.lanes if data.seekable else 1, plan.world)
-            if self.feed.moves:
-                log.warning(
-                    "each of the %d ranks looks for the newest generation by itself: a rotation while an "
-                    "epoch begins may part them; name one generation (POOL@n) to rule it out",
-                    plan.world,
-                )
         self._at = replace(
             self._at,
             generation=data.generation,
@@ -213,6 +211,10 @@ class Course:
         return self._selected(data, plan) if self._settings.selects else self._begin_epoch(data, plan)
 
     def _selected(self, data: Data, plan: Plan) -> Run:
+        if plan.by_turns:
+            raise UsageError(
+                "select= needs all samples of a rank in one place: use workers= of the Loader, num_workers=0"
+            )
         if plan.world > 1:
             if self._settings.batches is None:
                 raise UsageError(
@@ -224,24 +226,51 @@ class Course:
         run = self._begin_epoch(data, replace(plan, drop_last=False))
         return Refilled(run, plan, self._settings.recipe)
 
-    def _data(self) -> Data:
+    def _data(self, place: Place) -> Data:
         began = clock.monotonic()
         try:
-            data = self.feed.data(self._at.generation)
-        except NotFound as error:
-            if self._at.generation is None:
-                raise
-            raise CursorMismatch(
-                f"the cursor stands in generation {self._at.generation}, which is gone ({error.message}): "
-                "begin anew without load_state_dict, and keep more generations (wl-rotate --keep)",
-                url=error.url,
-            ) from error
+            agree = self.feed.chooses and place.world > 1 and place.workers == 1
+            data = self._agreed_data(place) if agree else self._choose()
         finally:
             self._waited_s += clock.monotonic() - began
+        if self._at.generation not in (None, data.generation) and self.feed.chooses:
+            self._begin_anew()
         data.repeat(self._settings.per_sample)
         self._data_found = data
         self._at.check(generation=data.generation, digest=data.digest)
         return data
+
+    def _agreed_data(self, place: Place) -> Data:
+        """Let rank 0 choose, once for each epoch that is not under way, and whenever a state was loaded."""
+        if self._accord is None:
+            self._accord = self.feed.accord(place)
+        if self._agreed is None:
+            self._agreed = self._accord.settle(lambda: self._choose().generation or 0)
+        return self.feed.data(self._agreed)
+
+    def _choose(self) -> Data:
+        generation = self._at.generation
+        try:
+            return self.feed.data(generation)
+        except NotFound as error:
+            if generation is None:
+                raise
+            if self._settings.resume == "advance" and self.feed.chooses:
+                return self.feed.data()
+            raise CursorMismatch(
+                f"the cursor stands in generation {generation}, which is gone ({error.message}): begin anew "
+                'without load_state_dict, or with resume="advance" in the newest; to resume exactly, keep '
+                "generations (pin=, wl-rotate --keep)",
+                url=error.url,
+            ) from error
+
+    def _begin_anew(self) -> None:
+        log.warning(
+            "generation %s, in which the saved epoch %d stood, is gone: it begins anew in the newest",
+            self._at.generation,
+            self._at.epoch,
+        )
+        self._at = replace(self._at, next_batch=0, given=0, place=None, generation=None, digest=None)
 
     def _found_place(self) -> Place:
         if self._place is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from wlshard.errors import LostLease, NotFound
+from wlshard.place import Place
 from wlshard.sample import Sample
 from wlshard.shards.reader import OnError, in_turn, read_samples
 from wlshard.stream.data import Data, Rows, data_of_generation, data_of_rows, data_of_shards
@@ -15,6 +16,8 @@ class Feed(Protocol):
     """Give the data of each epoch. `moves`: the next epoch may have another generation."""
 
     moves: bool
+    chooses: bool  # one generation of several
+    accord: Callable[[Place], Accord]  # of ranks, where it chooses
 
     def data(self, generation: int | None = None) -> Data:
         """Give this generation, else what is newest. May wait. NotFound: it is gone."""
@@ -35,15 +38,22 @@ class Feed(Protocol):
     def close(self) -> None: ...
 
 
+class Accord(Protocol):
+    """What makes ranks choose alike, as `pool.accord.Accord`."""
+
+    def settle(self, choose: Callable[[], int]) -> int: ...
+
+
 class FixedFeed:
     """Data that stays the same in every epoch."""
 
-    moves = False
+    moves = chooses = False
 
     def __init__(
         self, open_data: Callable[[], Data], rows: Callable[[OnError, bool], Iterator[Sample]]
     ) -> None:
         self._rows = rows
+        self.accord: Callable[[Place], Accord] = never
         self._open_data = open_data
         self._data: Data | None = None
 
@@ -66,6 +76,10 @@ class FixedFeed:
             self._data.close()
 
 
+def never(_: Place) -> NoReturn:
+    raise AssertionError("there is nothing to agree on")
+
+
 def feed_of_rows(rows: Iterable[Sample]) -> FixedFeed:
     """Feed on samples that the user holds."""
     return FixedFeed(lambda: data_of_rows(rows), lambda _on_error, copy: Rows(rows).stream(copy=copy))
@@ -86,8 +100,11 @@ class Follows(Protocol):
     """A pool's reader, as `pool.follow.Follower`; a generation is a manifest."""
 
     moves: bool
+    chooses: bool
 
     def choose(self, generation: int | None = None) -> Any: ...
+
+    def accord(self, place: Place) -> Accord: ...
 
     def holds(self, generation: int | None) -> bool: ...
 
@@ -104,7 +121,8 @@ class PoolFeed:
     """Feed on a pool: each epoch one generation, chosen by its reader."""
 
     def __init__(self, reader: Follows, cache_dir: str | None) -> None:
-        self.moves = reader.moves
+        self.moves, self.chooses = reader.moves, reader.chooses
+        self.accord: Callable[[Place], Accord] = reader.accord
         self._reader = reader
         self._cache_dir = cache_dir
         self._data: Data | None = None

@@ -25,6 +25,7 @@ class Settings:
     rank: int | None
     world_size: int | None
     follow: str | None
+    resume: str
 
     def __post_init__(self) -> None:
         only_one(epochs=self.epochs, batches=self.batches)
@@ -45,6 +46,8 @@ class Settings:
         self.__dict__["recipe"] = replace(self.recipe, held=held)
         if self.follow not in ("epoch", None):
             raise UsageError(f'follow={self.follow!r}: say "epoch", or None to stay with one generation')
+        if self.resume not in ("fail", "advance"):
+            raise UsageError(f'resume={self.resume!r}: say "fail" or "advance"')
 
     @property
     def batch(self) -> int:
