@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from wlshard.cli.entry import command
-from wlshard.cli.options import force_option, json_option, max_member_option
+from wlshard.cli.options import force_option, json_option, max_member_option, shards_of
 from wlshard.errors import TarError, UsageError, WlshardError
 
 if TYPE_CHECKING:
@@ -97,13 +98,20 @@ def main(
 
 def _watch(pool: Pool, interval_s: float, as_json: bool) -> NoReturn:
     from wlshard import clock
-    from wlshard.report.text import told
+    from wlshard.report.screen import drawn, screen
 
+    first = True
     while True:
-        found = pool.status().as_json()
-        found["looked_at"] = found["samples"]
-        click.clear()  # a terminal alone
-        print(json.dumps(found) if as_json else "\n".join(told(found)), flush=True)
+        state = pool.status().as_json()
+        if as_json:
+            print(json.dumps(state), flush=True)
+        elif sys.stdout.isatty():
+            if first:
+                click.clear()
+            print(drawn(list(screen(state)), *shutil.get_terminal_size()), end="", flush=True)
+        else:
+            print("\n".join(screen(state)), end="\n\n", flush=True)
+        first = False
         clock.sleep(interval_s)
 
 
@@ -161,7 +169,9 @@ def _look(source: Resolved, survey: Survey, verified: Verification | None) -> di
         survey.measure(source.urls, None if verified is None else verified.samples)
         return survey.as_json()
     shards = source.pool.shards(source.generation)
-    if not shards and source.generation is None:
+    if shards:
+        shards = shards_of(source)
+    elif source.generation is None:
         shards = [source.pool.shard_url(shard.name) for shard in source.pool.buffer()]
     survey.measure(shards, None if verified is None else verified.samples)
     inside = survey.as_json()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from wlshard.pool.source import Resolved
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -57,7 +60,7 @@ class Argument(click.ParamType):  # type: ignore[type-arg]
             return name, text
 
 
-def shards_of(source: str) -> list[str]:
+def shards_of(source: str | Resolved) -> list[str]:
     """List the shards that a source names; a pool's are leased until the command ends."""
     from wlshard.pool.source import leased_shards
 

@@ -53,17 +53,18 @@ def resolve(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | 
 
 
 @contextmanager
-def leased_shards(source: str) -> Iterator[list[str]]:
+def leased_shards(source: str | Resolved) -> Iterator[list[str]]:
     """List the shards that a source names; those of a pool's generation are leased inside the block.
 
     NotFound: it has none yet. LostLease: one that is missed inside the block was deleted meanwhile.
     """
-    found = resolve(source)
+    found = source if isinstance(source, Resolved) else resolve(source)
     if found.pool is None:
         yield found.urls
         return
     if not found.pool.shards(found.generation):
-        raise NotFound("this generation holds no samples yet: run wl-rotate, or wait for one", url=source)
+        advice = "this generation holds no samples yet: run wl-rotate, or wait for one"
+        raise NotFound(advice, url=found.pool.url)
     from wlshard.pool.follow import Follower
     from wlshard.shards.output import is_there
 
