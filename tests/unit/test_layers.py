@@ -48,6 +48,7 @@ HOMES: dict[str, set[str]] = {
     "tarfile": {"tar"},
     "multiprocessing": {"workers"},
     "torch": {"device", "torch", "demo"},
+    "keras": {"keras"},
     "numpy": NUMPY,
     "cv2": {"codecs"},
     "PIL": {"codecs"},
