@@ -131,7 +131,7 @@ class Parts:
 class Prepared:
     """Samples of a stream, selected and decoded; `rows` begins it anew for each `iter()`.
 
-    `prepare` None: as they are.
+    Called it does the same: so a stage of a webdataset pipeline begins. `prepare` None: as they are.
     """
 
     def __init__(
@@ -143,6 +143,8 @@ class Prepared:
 
     def __iter__(self) -> Iterator[Any]:
         return self._rows() if self._prepare is None else self._prepared(self._rows(), self._prepare)
+
+    __call__ = __iter__
 
     def _prepared(self, rows: Iterator[Sample], prepare: Prepare) -> Iterator[Any]:
         skipped = Tally()
