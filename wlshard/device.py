@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from wlshard.errors import UsageError
 
 
@@ -30,9 +28,11 @@ def to_tensor(value: Any) -> Any:
 
     What torch has no dtype for (strings, records, another byte order) stays an array: nothing is cast.
     """
+    import numpy as np  # samples() can do without
+    import torch
+
     if not isinstance(value, np.ndarray):
         return value
-    import torch
 
     if value.dtype.hasobject or not value.dtype.isnative:
         return value
