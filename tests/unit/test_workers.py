@@ -329,8 +329,10 @@ def test_what_a_transform_keeps_of_a_batch_stays_as_it_was(one_by_one) -> None:
         kept.append(batch["image"])
         return {**batch, "firsts": [float(array[0, 0, 0]) for array in kept]}
 
-    found = batches(ROWS, 1, 1, transform=image, batch_transform=remember)
-    assert found[-1]["firsts"] == list(range(0, 40, 4))
+    with Loader(ROWS, batch_size=4, transform=image, batch_transform=remember, workers=1) as loader:
+        for batch in loader:
+            firsts = batch["firsts"]
+    assert firsts == list(range(0, 40, 4))
 
 
 # --- state and statistics
