@@ -205,6 +205,23 @@ def test_a_pin_keeps_what_is_newest_until_it_is_released(pool: Pool) -> None:
     assert rotate(pool.url, "--pin", "x", "--watch").exit_code == 2
 
 
+def test_what_was_held_is_retired_at_a_later_turn_without_a_rotation(pool: Pool) -> None:
+    rotator = Rotator(pool, Policy())
+    rotator.turn()
+    lease = pool.lease(1)
+    lease.take()
+    for _ in range(3):
+        seal(pool, 2)
+        rotator.turn()
+    assert rotator.retirement is not None
+    assert list(rotator.retirement.held) == [1]
+    lease.close()
+    assert rotator.turn() is None
+    assert rotator.retirement.retired == [1]
+    rotator.turn()
+    assert rotator.retirement is None  # nothing is left to look for
+
+
 def test_metrics_are_a_line_for_each_turn_that_did_something(pool: Pool, tmp_path: Path) -> None:
     from wlshard.jobs.rotation import watch
 
