@@ -14,7 +14,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from mapping import PARALLEL, contents, files, run
+from mapping import PARALLEL, contents, files, run, shard
 
 from wlshard.cli.create import main
 
@@ -159,6 +159,13 @@ def test_a_plan_says_what_samples_are_made_of(plan: str) -> None:
         ("a\tcls:=1\nb\tcls:=1\na\tcls:=2", 21, "two lines of the plan"),
         ("a\tcls:=1\tcls:=2", 21, "both are the field cls"),
         ("", 10, "no sample in it"),
+        ("a\tcls:=1\nb\ttxt:=x\0y", 2, "line 2 has a NUL"),
+        ('{"__key__": "a", "txt": "x\\u0000y"}', 2, "a NUL in a file's name"),
+        (
+            '{"__key__": "a", "__url__": "x"}\n{"__key__": "b", "cls": 1}',
+            21,
+            "line 1 of the plan has no fields",
+        ),
     ],
 )
 def test_a_plan_that_is_wrong_is_told(plan: str, code: int, told: str) -> None:
@@ -180,7 +187,7 @@ def odd() -> dict[str, tuple[int, str]]:
     return {
         "dots": (21, "first dot"), "empty": (21, "an empty file"), "twice": (21, "c/a.jpg and c/a.JPG"),
         "blank": (21, "has a blank"), "control": (21, "control character"), "link": (11, "--follow-links"),
-        "gone": (10, "does not exist"), "pipe": (10, "1 what is no file"),
+        "gone": (10, "does not exist"), "pipe": (10, "1 pipes, devices"),
     }  # fmt: skip
 
 
@@ -202,6 +209,22 @@ def test_odd_files_are_skipped_and_listed() -> None:
     create("link", "-o", "l.tar", "--follow-links")
     create("empty", "-o", "e.tar", "--allow-empty")
     assert [len(made("l.tar")), len(made("e.tar"))] == [3, 2]
+
+
+def test_what_describes_a_sample_is_no_field_of_a_plan() -> None:
+    Path("plan").write_text(
+        '{"__key__": "a", "__url__": "x.tar", "cls": "gone"}\n{"__key__": "b", "cls": 2}\n'
+    )
+    create("--plan", "plan", "-o", "x.tar", "--on-error", "skip", code=3)
+    assert made("x.tar") == [("b", {"cls": b"2"})]
+    assert json.loads(Path("x.failed.jsonl").read_text())["url"] == "plan"
+
+
+def test_a_shard_is_no_list() -> None:
+    put(in__a="1", in__b__c="2")
+    shard(Path("x.tar"))
+    assert "line 1 has a NUL" in create("x.tar", "-o", "y.tar", code=2)
+    assert "ends in .tar" in create("x.tar", "-o", "y.zip", code=2)  # before anything is read
 
 
 def test_a_listed_pipe_is_not_waited_for() -> None:

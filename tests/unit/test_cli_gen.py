@@ -41,7 +41,7 @@ def test_json_tells_what_was_made(tmp_path: Path) -> None:
 def test_without_json_stdout_stays_empty(tmp_path: Path) -> None:
     ended = wl_gen("generators:five", tmp_path / "p")
     assert (ended.returncode, ended.stdout) == (0, "")
-    assert "5 generated, 5 sealed in 1 shards" in ended.stderr
+    assert "5 samples generated, 5 sealed in 1 shard " in ended.stderr
 
 
 def test_plain_shards_fields_and_arguments(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ LOOK = (
     "extract -F json -f cls;npy;npz;pkl {}", "info {}", "info --json {}", "info --verify {}",
     "index --force {}", "dump -o out/{{key}} {}", "map -c [_[k]for(k)in(_)] --force -e 1 {} -o o.tar",
     "map -c 0 --on-error skip {} -o p.tar",
+    "reshard --force {} -o r.tar", "reshard --mix --sort cls {} -o s.tar",
 )  # fmt: skip
 
 
@@ -116,6 +117,10 @@ def test_whatever_a_shard_holds_commands_say_so_in_plain_text_and_run_none_of_it
         "p.tar",
         "p.idx",
         "p.failed.jsonl",
+        "r.tar",
+        "r.idx",
+        "s.tar",
+        "s.idx",
     }
     assert files(folder.parent) == ["in"]
     assert not Path("/tmp/wl-owned.cls").exists()

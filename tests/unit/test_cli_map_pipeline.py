@@ -132,7 +132,7 @@ def test_shards_are_done_side_by_side_and_each_has_its_own_run(parallel: list[st
 def test_counts_and_a_single_shard_whatever_is_asked_of_processes(folder: Path) -> None:
     args = ["-P", "3", "--pipeline", "p.py:odd", "in.tar", "-o", "-"]
     ended = run("map", *args, cwd=folder)
-    assert b"20 samples read, 10 written to 1 shards, 10 dropped" in ended.stderr
+    assert b"20 samples read, 10 written to 1 shard, 10 dropped" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,11 @@ from mapping import contents, files, run, shard
 from processes import environ, until
 
 LOOKING = ("cat in.tar cls", "extract in.tar", "info in.tar", "show in.tar", "index -")
-WRITING = ("map -c 0 in.tar -o {}", "map -P 2 -c 0 in.tar -o {}", "xargs -c true in.tar -o {}")
+WRITING = ("map -c 0 in.tar -o {}", "map -P 2 -c 0 in.tar -o {}", "xargs -c true in.tar -o {}",
+           "reshard in.tar -o {}")  # fmt: skip
 STDIN = ("cat - cls", "extract -", "info -", "show -", "index -", "dump -o out/{key} -",
+
+         "test -", "reshard - -o o.tgz", "reshard --sort key - -o o-%d.tar",
          "map -c 0 - -o o.tar", "map -P 2 -c 0 - -o o.tar.gz", "xargs -c true - -o o.tar")  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def test_too_little_is_no_error_and_commits_nothing(pool: Pool) -> None:
 
 
 def test_a_dry_run_tells_and_changes_nothing(pool: Pool) -> None:
-    assert "would commit generation 1: 4 samples in 1 shards" in rotate(pool.url, "--dry-run").stderr
+    assert "would commit generation 1: 4 samples in 1 shard " in rotate(pool.url, "--dry-run").stderr
     assert pool.generations() == [0]
 
 
@@ -164,7 +164,7 @@ def test_what_is_older_than_the_newest_two_is_retired_and_told(pool: Pool) -> No
     assert told["retired"] == {"retired": [1], "held": {}, "shards": 1, "bytes": 5120, "orphans": 0}
     assert pool.generations() == [2, 3]
     seal(pool, 2)
-    assert "1 generations retired, 1 shards deleted" in rotate(pool.url).stderr
+    assert "1 generation retired, 1 shard deleted" in rotate(pool.url).stderr
 
 
 def test_keep_is_for_this_run(pool: Pool) -> None:

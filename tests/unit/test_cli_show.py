@@ -67,7 +67,7 @@ def test_fields_sizes_and_values(shard: str) -> None:
     assert lines == [
         f"first  (sample 0 of {shard})",
         "bin  2 bytes  00 ff",
-        "cls  1 bytes  7",
+        "cls  1 byte  7",
         'json  16 bytes  {"a": [1, null]}',
         "txt  11 bytes",
         "  one",

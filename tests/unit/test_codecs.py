@@ -111,7 +111,7 @@ def test_a_value_that_does_not_fit_its_field_is_an_error_that_says_both(field, v
     ],
 )
 def test_data_that_a_codec_cannot_read_is_an_error_naming_the_field(field, data):
-    with pytest.raises(CodecError, match=rf"field '{field}': cannot decode its {len(data)} bytes"):
+    with pytest.raises(CodecError, match=rf"field '{field}': cannot decode {len(data):,} B of it"):
         decode(field, data)
 
 

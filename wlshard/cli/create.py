@@ -11,7 +11,17 @@ import click
 
 from wlshard.cli.each import do_jobs
 from wlshard.cli.entry import command
-from wlshard.cli.options import COUNT, SEED, Bytes, force_option, json_option, parallel_option
+from wlshard.cli.options import (
+    SEED,
+    Bytes,
+    engine_option,
+    force_option,
+    json_option,
+    ledger_option,
+    parallel_option,
+    resharded_option,
+    shard_samples_option,
+)
 
 
 @command(
@@ -24,14 +34,12 @@ from wlshard.cli.options import COUNT, SEED, Bytes, force_option, json_option, p
     """,
 )
 @click.argument("source", metavar="[DIR|LISTING]", required=False)
-@click.option("-o", "--output", required=True, metavar="OUT",
-              help="out-%06d.tar; out-{000..099}.tar or out-@100.tar, in equal parts; or one shard, or - for "
-              "stdout. The ending says how it is packed: .tar .tar.gz .tgz .tar.zst .tzst")  # fmt: skip
+@resharded_option
 @click.option("--plan", metavar="FILE", help="Samples to make, a line each, instead of DIR.")
 @click.option("--classes", metavar="FILE",
               help="Give each sample a field cls: the number of its folder in this JSON list of names, which "
               "is made, sorted, if it is not there.")  # fmt: skip
-@click.option("--shard-samples", type=COUNT, help="Most samples of a shard of out-%06d.tar.  [10000]")
+@shard_samples_option
 @click.option("--shard-bytes", type=Bytes(),
               help="Most bytes of one, by the sizes of files here.  [256M; if either is given, the other "
               "does not count]")  # fmt: skip
@@ -41,9 +49,9 @@ from wlshard.cli.options import COUNT, SEED, Bytes, force_option, json_option, p
 @click.option("--allow-empty", is_flag=True, help="Take empty files.")
 @click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
               help="Of a sample that cannot be made.")  # fmt: skip
-@click.option("--ledger", metavar="FILE", help="Where skipped samples are listed.  [OUT's name.failed.jsonl]")
+@ledger_option
 @parallel_option
-@click.option("--engine", default="local", show_default=True, help="What runs the processes.")
+@engine_option
 @force_option
 @json_option
 def main(

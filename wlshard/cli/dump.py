@@ -75,8 +75,10 @@ def main(
 
         print(json.dumps(done.as_json()))
     else:
-        told = f"{done.samples:,} samples in {done.files:,} files, {done.bytes:,} bytes"
-        print(f"wl-dump: {told}", file=sys.stderr)
+        from wlshard.report.text import counted
+
+        told = f"{counted(done.samples, 'sample')} in {counted(done.files, 'file')}"
+        print(f"wl-dump: {told}, {counted(done.bytes, 'byte')}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wlshard.cli.entry import SKIPPED
-from wlshard.cli.options import json_option, max_member_option, options, parallel_option, shards_of
+from wlshard.cli.options import (
+    engine_option,
+    force_option,
+    json_option,
+    ledger_option,
+    max_member_option,
+    options,
+    parallel_option,
+    shards_of,
+)
 from wlshard.errors import UsageError, printable
 from wlshard.sample import fields_of
 
@@ -23,16 +32,15 @@ ON_ERROR = {"raise": "raise", "abort": "raise", "skip": "skip", "ignore": "ignor
 
 each_options = options([
     click.option("-o", "--output", required=True, metavar="OUT",
-                 help="A shard (.tar .tar.gz .tgz .tar.zst, - for stdout), or by a template one for each "
-                 "of IN: out-{0000..0999}.tar, out-%06d.tar."),
+                 help="A shard (.tar .tar.gz .tgz .tar.zst .tzst, - for stdout), or by a template one for "
+                 "each of IN: out-{0000..0999}.tar, out-%06d.tar."),
     parallel_option,
-    click.option("--ledger", metavar="FILE",
-                 help="Where failed samples are listed.  [OUT's name.failed.jsonl]"),
+    ledger_option,
     click.option("--retry-failed", "retry", metavar="LEDGER",
                  help="Only the samples of this ledger; IN may be left out."),
-    click.option("--force", is_flag=True, help="Replace outputs that are there."),
+    force_option,
     max_member_option,
-    click.option("--engine", default="local", show_default=True, help="What runs the processes."),
+    engine_option,
     json_option,
 ])  # fmt: skip
 
@@ -69,8 +77,10 @@ def do_jobs(
         from wlshard.jobs.each import Done
         from wlshard.jobs.ledger import append, ledger_name
         from wlshard.jobs.plan import left_to_do, run_jobs
+        from wlshard.shards.numbered import drop_scratch
 
         total, jobs = total or Done(), plan()
+        drop_scratch(output)
         todo = left_to_do(jobs)
         if max_member_bytes is not None:
             todo = [replace(job, max_member_bytes=max_member_bytes) for job in todo]
@@ -99,12 +109,16 @@ def _tell(name: str, result: dict[str, Any], *, as_json: bool, quiet: bool) -> N
 
         print(json.dumps(result))
     elif not quiet:
-        text = "{read} samples read, {written} written to {shards} shards, {dropped} dropped, {failed} failed"
+        from wlshard.report.text import counted
+
+        text = f"{counted(result['read'], 'sample')} read, {result['written']:,} written to "
+        text += f"{counted(result['shards'], 'shard')}, {result['dropped']:,} dropped"
+        text += f", {result['failed']:,} failed"
         if result["already_done"]:
-            text += "; {already_done} shards were there already"
+            text += f"; there already: {counted(result['already_done'], 'shard')}"
         if result["ledger"]:
-            text += "; those that failed are in {ledger}"
-        print(f"{name}: {text.format(**result)}, {result['seconds']:.1f} s", file=sys.stderr)
+            text += f"; those that failed are in {printable(result['ledger'])}"
+        print(f"{name}: {text}, {result['seconds']:.1f} s", file=sys.stderr)
 
 
 @contextmanager
@@ -134,9 +148,8 @@ def _shown(
     def tell(failed: dict[str, Any]) -> None:
         if not quiet:
             reason = printable(failed["error"]["message"].splitlines()[-1])
-            print(
-                f"failed: {printable(failed['key'])} of {printable(failed['url'])}: {reason}", file=sys.stderr
-            )
+            sample = f"{printable(failed['key'])} of " * bool(failed["key"])
+            print(f"failed: {sample}{printable(failed['url'])}: {reason}", file=sys.stderr)
 
     def done(total: Done) -> None:
         nonlocal told

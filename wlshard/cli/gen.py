@@ -93,9 +93,14 @@ def _told(result: dict[str, Any], as_json: bool) -> None:
 
         print(json.dumps(result))
         return
-    text = "{generated} generated, {sealed} sealed in {shards} shards ({bytes} bytes), {dropped} dropped, "
-    text += "{restarts} restarts, {seconds:.1f} s" + (", seed {seed}" if "seed" in result else "")
-    print(f"wl-gen: {text.format(**result)}", file=sys.stderr)
+    from wlshard.report.text import counted
+
+    sealed = f"{result['sealed']:,} sealed in {counted(result['shards'], 'shard')}"
+    told = f"{counted(result['generated'], 'sample')} generated, {sealed}"
+    told += f" ({counted(result['bytes'], 'byte')}), {result['dropped']:,} dropped"
+    told += f", {counted(result['restarts'], 'restart')}, {result['seconds']:.1f} s"
+    seed = f", seed {result['seed']}" if "seed" in result else ""
+    print(f"wl-gen: {told}{seed}", file=sys.stderr)
 
 
 def _target(pool: str | None, output: str | None, is_template: Callable[[str], bool]) -> str:

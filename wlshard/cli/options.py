@@ -106,6 +106,20 @@ COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0)
 seed_option = click.option("--seed", type=SEED, help="Of --shuffle: the same seed, the same order.  [fresh]")
 force_option = click.option("--force", is_flag=True, help="Replace what is there already.")
+ledger_option = click.option(
+    "--ledger", metavar="FILE", help="Where failed samples are listed.  [OUT's name.failed.jsonl]"
+)
+engine_option = click.option(
+    "--engine", default="local", show_default=True, help="What runs the processes: local."
+)
+resharded_option = click.option(
+    "-o", "--output", required=True, metavar="OUT",
+    help="out-%06d.tar; out-{000..099}.tar or out-@100.tar, in equal parts; or one shard, or - for stdout. "
+         "The ending says how it is packed: .tar .tar.gz .tgz .tar.zst .tzst",
+)  # fmt: skip
+shard_samples_option = click.option(
+    "--shard-samples", type=COUNT, help="Most samples of a shard of out-%06d.tar.  [10000]"
+)
 
 _GENERATOR_OPTIONS = [
     parallel_option,

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from wlshard.cli.entry import command
-from wlshard.cli.options import COUNT, SEED, Bytes, force_option, json_option, listed, shards_of
+from wlshard.cli.options import (
+    SEED,
+    Bytes,
+    force_option,
+    json_option,
+    listed,
+    max_member_option,
+    resharded_option,
+    shard_samples_option,
+    shards_of,
+)
 
 
 def _span(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int | None, ...]:
@@ -43,10 +55,8 @@ def _weights(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
     """,
 )
 @click.argument("sources", metavar="IN...", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, metavar="OUT",
-              help="out-%06d.tar; out-{000..099}.tar or out-@100.tar, in equal parts; or one shard, or - for "
-              "stdout. The ending says how it is packed: .tar .tar.gz .tgz .tar.zst .tzst")  # fmt: skip
-@click.option("--shard-samples", type=COUNT, help="Most samples of a shard of out-%06d.tar.  [10000]")
+@resharded_option
+@shard_samples_option
 @click.option("--shard-bytes", type=Bytes(),
               help="Most bytes of one.  [256M; if either is given, the other does not count]")  # fmt: skip
 @click.option("--slice", "span", callback=_span, metavar="A:B:C",
@@ -67,6 +77,7 @@ def _weights(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
               help="What --sort and --shuffle may hold; the output does not depend on it.")  # fmt: skip
 @click.option("--scratch", type=click.Path(exists=True, file_okay=False),
               help="Where they put what is more than that.  [OUT's folder]")  # fmt: skip
+@max_member_option
 @force_option
 @json_option
 def main(
@@ -87,12 +98,14 @@ def main(
     """
     from wlshard import clock
     from wlshard.jobs.reshard import Resharding, reshard
+    from wlshard.report.text import counted
     from wlshard.seeds import fresh_seed
 
     start, seed = clock.monotonic(), fresh_seed() if seed is None else seed
     inputs = [shards_of(one) for one in sources]
     plan = Resharding(inputs, seed=seed, drop=[one.lower() for one in drop or ()], **order)
-    done = reshard(plan, _told())
+    with _told() as heard:
+        done = reshard(plan, heard)
     result = {**done.as_json(), "seed": seed, "seconds": clock.monotonic() - start}
     if as_json and plan.output != "-":
         import json
@@ -100,18 +113,22 @@ def main(
         print(json.dumps(result))
     else:
         drawn = f" with --seed {seed}" if plan.shuffle or plan.weights else ""
-        text = "{samples:,} samples written to {shards:,} shards, {bytes:,} bytes of tar"
-        print(f"wl-reshard: {text.format(**result)}{drawn}, {result['seconds']:.1f} s", file=sys.stderr)
+        told = f"{counted(done.samples, 'sample')} written to {counted(done.shards, 'shard')}"
+        size = f"{counted(done.bytes, 'byte')} of tar"
+        print(f"wl-reshard: {told}, {size}{drawn}, {result['seconds']:.1f} s", file=sys.stderr)
 
 
-def _told() -> Any:
+@contextmanager
+def _told() -> Iterator[Callable[[str], object]]:
     """Give who is told of each sample read and written."""
     if not sys.stderr.isatty():
-        return lambda _: None
+        yield lambda _: None
+        return
     from tqdm import tqdm
 
-    bars = {what: tqdm(desc=what, unit=" samples") for what in ("read", "written")}
-    return lambda what: bars[what].update()
+    with tqdm(desc="read", unit=" samples") as read, tqdm(desc="written", unit=" samples") as written:
+        bars = {"read": read, "written": written}
+        yield lambda what: bars[what].update()
 
 
 if __name__ == "__main__":

@@ -98,17 +98,19 @@ def _unpin(pool: Pool, name: str, as_json: bool) -> int:
 
 
 def _told(done: Rotation, retired: Retirement | None, dry_run: bool) -> str:
+    from wlshard.report.text import counted
+
     if done.generation == done.previous:
         text = f"generation {done.previous} stays: not enough waits in the write buffer"
     else:
         promoted, kept, dropped = done.promoted, done.kept, done.dropped
         would = "would commit " if dry_run else ""
-        text = (
-            f"{would}generation {done.generation}: {promoted.samples} samples in "
-            f"{promoted.shards} shards promoted, {kept.samples} kept, {dropped.samples} dropped"
-        )
+        came = f"{counted(promoted.samples, 'sample')} in {counted(promoted.shards, 'shard')} promoted"
+        left = f"{kept.samples:,} kept, {dropped.samples:,} dropped"
+        text = f"{would}generation {done.generation}: {came}, {left}"
     if retired is not None and (retired.retired or retired.held):
         held = "".join(f"; {number} held by {', '.join(by)}" for number, by in retired.held.items())
-        text += f"; {len(retired.retired)} generations retired, {retired.shards} shards deleted{held}"
+        deleted = f"{counted(retired.shards, 'shard')} deleted{held}"
+        text += f"; {counted(len(retired.retired), 'generation')} retired, {deleted}"
     bad = "".join(f"\nset aside: {shard} ({reason})" for shard, reason in done.quarantined)
     return text + bad

@@ -140,9 +140,11 @@ def _as_json(
 def _told(
     sample: LazySample, number: int, values: dict[str, Any], faults: dict[str, CodecError], *, pictures: bool
 ) -> Iterator[str]:
+    from wlshard.report.text import counted
+
     yield f"{printable(sample['__key__'])}  (sample {number} of {printable(sample['__url__'])})"
     for name in sorted([*values, *faults]):
-        size = f"{printable(name)}  {_size(sample, name):,} bytes"
+        size = f"{printable(name)}  {counted(_size(sample, name), 'byte')}"
         if name in faults:
             yield f"{size}  does not decode: {printable(faults[name].message)}"
         else:

@@ -93,8 +93,8 @@ def decoder(field: str, images: bool | str = True) -> Decode:
             return run(decompress(data) if packed else data)
         except _UNFIT as error:
             raise CodecError(
-                f"field {printable(field)!r}: cannot decode its {len(data)} bytes: {error}; "
-                "read it undecoded (decode=False) to look at it, or leave the field out"
+                f"field {printable(field)!r}: cannot decode {len(data):,} B of it: {error}; "
+                "look at it undecoded (wl-cat, or decode=False), or leave the field out"
             ) from error
 
     if packed:

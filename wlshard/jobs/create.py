@@ -64,6 +64,8 @@ def create_jobs(
     source = order.source if order.plan is None else order.plan
     if source is None or (order.plan is not None and order.source is not None):
         raise UsageError("name either a folder, a list of files, or a --plan")
+    named = names_of(order.output)
+    outputs_of(order.output, 2 if named is None else len(named))  # UsageError before all files are listed
 
     def refuse(error: WlshardError) -> None:
         if order.on_error == "raise":

@@ -86,6 +86,9 @@ def _texts(source: str) -> Iterator[tuple[int, str]]:
     """Yield the lines of a text with their numbers, but not empty ones."""
     with _opened(source) as file:
         for number, line in enumerate(file, 1):
+            if b"\0" in line:
+                what = f"line {number} has a NUL byte: this is no text of a name or sample a line"
+                raise UsageError(f"{what}, as find prints without -print0", url=source)
             if text := line.rstrip(b"\r\n").decode("utf-8", "surrogateescape"):
                 yield number, text
 
@@ -119,7 +122,7 @@ def _walked(root: str, tally: Tally, refuse: Refuse, follow_links: bool) -> Gene
                 elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
                     yield name
                 else:
-                    tally.passed("what is no file")
+                    tally.passed("pipes, devices and links to folders")
 
 
 def planned(plan: str, refuse: Refuse) -> Iterator[list[str]]:
@@ -132,14 +135,18 @@ def planned(plan: str, refuse: Refuse) -> Iterator[list[str]]:
     for number, text in _texts(plan):
         try:
             key, sources = _from_json(text) if text.startswith("{") else _from_words(text)
-            check_key(key)
-            fields = [f"{key}\0{check_field(field)}\0{source}" for field, source in sources]
-        except GroupingError as error:
-            error.url = plan
-            refuse(error)
         except (ValueError, TypeError, KeyError) as error:
             form = '{"__key__": "a", "jpg": "a.jpg", "cls": 3}, or with tabs: a, jpg=a.jpg, cls:=3'
-            raise UsageError(f"line {number} of the plan is no sample: write {form}", url=plan) from error
+            what = f"line {number} of the plan is no sample ({type(error).__name__}: {error}): write {form}"
+            raise UsageError(what, url=plan) from error
+        try:
+            check_key(key)
+            fields = [f"{key}\0{check_field(field)}\0{source}" for field, source in sources]
+            if not fields:
+                raise GroupingError(f"line {number} of the plan has no fields: give it one")
+        except GroupingError as error:
+            error.url, error.key = plan, error.key or str(key)
+            refuse(error)
         else:
             yield sorted(fields)
 
@@ -157,7 +164,17 @@ def _from_words(text: str) -> tuple[str, list[tuple[str, str]]]:
 def _from_json(text: str) -> tuple[str, list[tuple[str, str]]]:
     fields: dict[str, Any] = json.loads(text)
     key = fields.pop(KEY)
-    return key, [(name, "<" + one if isinstance(one, str) else _inline(one)) for name, one in fields.items()]
+    return key, [
+        (name, "<" + _name(one) if isinstance(one, str) else _inline(one))
+        for name, one in fields.items()
+        if not name.startswith("__")  # what wl-extract says of samples, __url__
+    ]
+
+
+def _name(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a NUL in a file's name")
+    return text
 
 
 def _inline(value: Any) -> str:

@@ -30,6 +30,7 @@ from wlshard.shards.sorting import sorted_samples
 from wlshard.shards.sought import samples_from
 from wlshard.store.connect import is_local, local_path
 from wlshard.stream.fields import Fields
+from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Resharding:
     shuffle: bool = False
     seed: int = 0
     memory_bytes: int = 1 << 30
+    max_member_bytes: int = MAX_MEMBER_BYTES
     scratch: str | None = None
     force: bool = False
 
@@ -109,6 +111,8 @@ def _check(order: Resharding) -> None:
         raise UsageError("either sorted or shuffled")
     if order.memory_bytes < LEAST_MEMORY_BYTES:
         raise UsageError(f"too little memory to sort in: give it {LEAST_MEMORY_BYTES >> 20}M or more")
+    if order.weights and not order.mix:
+        raise UsageError("--weights say how inputs are mixed: add --mix")
     mixed = len(_sources(order)) if order.mix else 0
     if order.weights and (
         mixed != len(order.weights) or not all(0 < one < math.inf for one in order.weights)
@@ -191,12 +195,15 @@ def _read(order: Resharding) -> Generator[Sample, None, None]:
     if order.mix:
         yield from islice(islice(_mixed(order), start, None), 0, count, step)
     else:
-        yield from islice(samples_from(list(chain.from_iterable(order.inputs)), start), 0, count, step)
+        shards = list(chain.from_iterable(order.inputs))
+        found = samples_from(shards, start, max_member_bytes=order.max_member_bytes)
+        yield from islice(found, 0, count, step)
 
 
 def _mixed(order: Resharding) -> Iterator[Sample]:
     """Yield from the sources in turn, or each time from one drawn by weight of those that go on."""
-    live = [samples_from(shards, 0) for shards in _sources(order)]
+    most = order.max_member_bytes
+    live = [samples_from(shards, 0, max_member_bytes=most) for shards in _sources(order)]
     weights, draw, at = list(order.weights), seeds.rng(order.seed, "mix").random, -1
     while live:
         if weights:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator
 
 from wlshard.errors import UsageError
+from wlshard.shards.output import STDOUT
 from wlshard.store.base import Store, object_url
-from wlshard.store.connect import locate
+from wlshard.store.connect import is_local, locate
 from wlshard.tar.index import index_name
 
 _NUMBER = r"(?:\{(\d+)\.\.\d+(?:\.\.\d+)?\}|@(\d+)|%0?(\d*)d)"
+_OF_INDEX = re.compile(r"((?:.*/)?)\.([^/.]+)\.idx\.[0-9a-f]{16}", re.DOTALL)  # how stores put them
 _NUMBERED = re.compile(rf"([^{{}}@%]*){_NUMBER}([^{{}}@%]*)", re.DOTALL)
 
 
@@ -33,12 +36,19 @@ def delete_numbered(output: str, but: Collection[str] = ()) -> None:
 
 
 def drop_scratch(output: str) -> None:
-    """Delete what writers of such shards left that died."""
-    found = _pattern(output)
-    if found is not None:
-        store, start, wanted = found
-        for one in list(store.drafts(start)):
-            if wanted.fullmatch(one.name):
+    """Delete what writers of such shards, and of their indexes, left on this machine that died."""
+    if output == STDOUT or not is_local(output):
+        return
+    store, start = locate(output)
+    wanted, after = re.compile(re.escape(start), re.DOTALL), os.path.basename(start)
+    found, parts = _pattern(output), _NUMBERED.fullmatch(output)
+    if found is not None and parts is not None:
+        (store, start, wanted), after = found, parts[5]
+    folder, slash, base = start.rpartition("/")
+    ending = after.partition(".")[2]
+    for prefix in (start, f"{folder}{slash}.{base.partition('.')[0]}"):
+        for one in list(store.drafts(prefix)):
+            if wanted.fullmatch(_OF_INDEX.sub(rf"\1\2.{ending}", one.name)):
                 store.drop(one.name)
 
 

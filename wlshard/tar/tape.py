@@ -104,9 +104,9 @@ class Tape:
             feed.over = True
             if self.span and not left and not wanted:
                 return None
-            what = (
-                "is cut in a header" if left or wanted else "has no end mark, it may be cut behind a member"
-            )
+            what = "is cut in a header"
+            if not left and not wanted:
+                what = "has no end mark, it may be cut behind a member" if at else "has no bytes at all"
             raise TarError(f"the tar {what}: fetch or write it again", offset=at + left)
         block = bytes(feed.view[feed.pos : feed.pos + HEADER_BYTES])
         if not any(block):
