@@ -27,6 +27,7 @@ class Codec(NamedTuple):
     takes: str
 
 
+_BYTES = bytes, bytearray, memoryview  # `bytes | …` would be made anew at each call
 _TEXT = Codec("text", "text", "a str")
 _JSON = Codec("text", "json", "what JSON holds: dict, list, str, int, float, bool, None")
 _INT = Codec("text", "int", "an int")
@@ -58,7 +59,7 @@ def encode(field: str, value: Any) -> Buffer:
     Equal values give equal bytes. Nothing is cast in silence: what a field does not take is a CodecError
     that says what was given and what the field takes (the caller adds key and url).
     """
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, _BYTES):
         return value
     try:
         return _encoder(field)(value)

@@ -117,15 +117,14 @@ def work_of(job: ShardJob) -> Any:
 
 
 def selected(job: ShardJob, tally: Tally) -> Iterator[Numbered]:
-    """Yield the samples that the job means, in order."""
-    read = islice(_all(job, tally), job.start, job.stop)
+    """Give the samples that the job means, in order."""
+    read = _all(job, tally)
+    if job.start or job.stop is not None:
+        read = islice(read, job.start, job.stop)
     if job.keys is None:
-        yield from read
-        return
+        return read
     wanted = {url: set(keys) for url, keys in job.keys.items()}
-    for number, sample in read:
-        if sample[KEY] in wanted.get(sample[URL], ()):
-            yield number, sample
+    return (one for one in read if one[1][KEY] in wanted.get(one[1][URL], ()))
 
 
 def _all(job: ShardJob, tally: Tally) -> Iterator[Numbered]:
@@ -168,7 +167,7 @@ def encoded(sample: Sample, came: Sample) -> Sample:
     """Give the sample with all its fields as bytes; what is as it came, or bytes, stays the same object."""
     for name in fields_of(tuple(sample)):
         value = sample[name]
-        if type(value) is not bytes and value is not came.get(name):
+        if value is not came.get(name) and type(value) is not bytes:
             sample[name] = _bytes(name, value, came)
     return sample
 

@@ -10,6 +10,8 @@ from wlshard.sample import split_name
 
 def check_key(key: object) -> str:
     """Give the key back if a member `<key>.<field>` splits into it again, else raise GroupingError."""
+    if key is None:
+        raise GroupingError("a sample without a key: give it its __key__")
     if not isinstance(key, str):
         raise GroupingError(f"the key {key!r} is no string: make it one, zero-padded if it counts")
     if key.isalnum():

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from tempfile import TemporaryFile, gettempdir
 from typing import IO, Self
 
-from wlshard.errors import GroupingError, NotFound, UsageError
+from wlshard.errors import NotFound, UsageError
 from wlshard.sample import KEY, Sample
 from wlshard.shards.growing import GrowingShard, Members, encode_sample
 from wlshard.shards.packing import Packed, compressor, open_stdout
@@ -55,7 +55,7 @@ class OutputShard:
         GroupingError: a key that is missing, there already or not fit; CodecError: a value that does not
         encode. StoreUnavailable: the store refuses. BrokenPipeError: who read our stdout is gone.
         """
-        self.add(members_of(sample, lasting=self._lasting))
+        self.add(encode_sample(sample.get(KEY), sample, lasting=self._lasting))
 
     def add(self, members: Members) -> None:
         """Take a sample that is encoded."""
@@ -133,7 +133,7 @@ class OutputSet:
 
     def write(self, sample: Sample) -> None:
         """Take a sample, as `OutputShard.write` does."""
-        members, shard = members_of(sample), self._open
+        members, shard = encode_sample(sample.get(KEY), sample), self._open
         assert shard is not None, "entered"
         full = shard.samples and (
             shard.samples >= self._shard_samples(len(self._finished))
@@ -176,14 +176,6 @@ class OutputSet:
                 for shard, end in self._finished:
                     shard.publish(os.pread(fd, end - begin, begin))
                     begin = end
-
-
-def members_of(sample: Sample, *, lasting: bool = False) -> Members:
-    """Encode a sample, which has a key. lasting: as for `encode_sample`. GroupingError, CodecError."""
-    key = sample.get(KEY)
-    if key is None:
-        raise GroupingError("a sample without a key: give it its __key__")
-    return encode_sample(key, sample, lasting=lasting)
 
 
 def is_there(url: str) -> bool:

@@ -10,6 +10,7 @@ from wlshard.errors import CodecError, printable
 from wlshard.sample import KEY, URL, Sample, extension, fields_of
 
 _OWN = ("_stored", "_values", "_images", "_decoded", "_handed")
+_BYTES = memoryview, bytes, bytearray
 _FIXED = (str, bytes, int, float, type(None))  # values that nobody can change in place
 
 
@@ -34,26 +35,26 @@ class LazySample(MutableMapping[str, Any]):
     def __init__(
         self, sample: Sample, images: bool | str = True, handed: MutableMapping[int, LazySample] | None = None
     ) -> None:
-        put = object.__setattr__  # ours sets fields, and takes five times as long
-        put(self, "_stored", sample)
-        put(self, "_handed", handed)
-        put(self, "_values", {})
-        put(self, "_images", images)
-        put(self, "_decoded", [])
+        _put_stored(self, sample)  # our __setattr__ sets fields, and takes seven times as long
+        _put_handed(self, handed)
+        _put_values(self, {})
+        _put_images(self, images)
+        _put_decoded(self, [])
 
     def __getitem__(self, name: str) -> Any:
-        if name in self._values:
-            return self._values[name]
-        if name not in self._stored:
+        values, stored = self._values, self._stored
+        if name in values:
+            return values[name]
+        if name not in stored:
             there = " ".join(printable(field) for field in fields_of(dict.fromkeys(self)))
             raise KeyError(f"no field {name!r}; there are: {there}")
-        decoded = value = _decode(self._stored, name, self._images)
+        decoded = value = _decode(stored, name, self._images)
         held = None
         if not isinstance(decoded, _FIXED):
             value = _own(decoded)
             held = _pixels(value) if value is decoded else None
-        self._values[name] = value
-        self._decoded.append((name, self._stored[name], value, held))
+        values[name] = value
+        self._decoded.append((name, stored[name], value, held))
         if self._handed is not None:
             self._handed[id(value)] = self
         return value
@@ -100,6 +101,9 @@ class LazySample(MutableMapping[str, Any]):
         return twin
 
 
+_slots: Any = LazySample
+_put_stored, _put_handed, _put_values = _slots._stored.__set__, _slots._handed.__set__, _slots._values.__set__
+_put_images, _put_decoded = _slots._images.__set__, _slots._decoded.__set__
 _ABSENT = object()  # stands in `_stored` for a field that the user added
 
 
@@ -171,7 +175,7 @@ def stored_fields(sample: LazySample) -> Sample:
 
 def _decode(stored: Sample, name: str, images: bool | str) -> Any:
     data = stored[name]
-    if name.startswith("__") or not isinstance(data, memoryview | bytes | bytearray):
+    if name.startswith("__") or not isinstance(data, _BYTES):
         return data
     try:
         return decoder(name, images)(data)
