@@ -21,9 +21,9 @@ LOSSES = ["all", "bytes", "zeros", "some", "some", "some"]
 BOOT = boot_id()
 
 
-def crashes(disk: Disk, place: str, losses: list[str], first: int = 0) -> Iterator[str]:
-    """Crash after each call from `first` on, in each way; yield what is wrong."""
-    for upto in range(first, len(disk.calls) + 1):
+def crashes(disk: Disk, place: str, losses: list[str], after: Iterable[int] | None = None) -> Iterator[str]:
+    """Crash after each call, or after these only, in each way; yield what is wrong."""
+    for upto in range(len(disk.calls) + 1) if after is None else after:
         for number, loss in enumerate(losses):
             for fault in after_crash(disk, upto, loss, f"{place}/crashed", number):
                 yield f"call {upto} of {len(disk.calls)}, {loss}: {fault}"
@@ -141,5 +141,5 @@ def twice(
                 return
             begun = len(disk.calls)
             take_over(disk)
-        for fault in crashes(disk, place, LOSSES[:4], first=begun):
+        for fault in crashes(disk, place, LOSSES[:4], range(begun, len(disk.calls) + 1)):
             yield f"killed after {at}, then {fault}"
