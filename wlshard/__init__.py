@@ -4,6 +4,7 @@
     ShardWriter   write shards, or seal them into a pool
     Pool          a write buffer and a read pool at one URL
     Loader        batches for a training loop, resumable, following rotations
+    Mix           sources for a Loader, each with a weight
 
 Importing this module loads none of it: each name is fetched at first use.
 """
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from wlshard.loader import Loader, samples
     from wlshard.pool.pool import Pool
     from wlshard.pool.writer import ShardWriter
+    from wlshard.stream.mix import Mix
 
 __version__ = "0.1.0"
 
@@ -43,6 +45,7 @@ __all__ = [
     "GroupingError",
     "Loader",
     "LostLease",
+    "Mix",
     "NotFound",
     "Pool",
     "PoolStarved",
@@ -59,6 +62,7 @@ __all__ = [
 
 _ROOMS = {
     "Loader": "wlshard.loader",
+    "Mix": "wlshard.stream.mix",
     "Pool": "wlshard.pool.pool",
     "ShardWriter": "wlshard.pool.writer",
     "samples": "wlshard.loader",

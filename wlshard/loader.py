@@ -20,6 +20,7 @@ from wlshard.stream.course import Course
 from wlshard.stream.feed import Feed, PoolFeed, feed_of_rows, feed_of_shards
 from wlshard.stream.fields import Fields, preparer
 from wlshard.stream.finish import Prepared
+from wlshard.stream.mix import Mix, MixFeed
 from wlshard.stream.order import STRIPS
 from wlshard.stream.recipe import Recipe
 from wlshard.stream.settings import Settings
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from wlshard.stream.collate import BatchTransform
 
 Shards: TypeAlias = str | os.PathLike[str] | Pool | Sequence[str | os.PathLike[str]]
-Source: TypeAlias = Shards | Iterable[Sample]
+Source: TypeAlias = Shards | Iterable[Sample] | Mix
 
 
 def samples(
@@ -64,6 +65,9 @@ def find_feed(
     source: Source, cache_dir: str | None, on_error: OnError, follower: Callable[..., Follower]
 ) -> Feed:
     """Find out what a source is: a pool, shards, or samples. Looks at the store. NotFound, UsageError."""
+    if isinstance(source, Mix):
+        parts = [find_feed(each, cache_dir, on_error, follower) for each in source.sources]
+        return MixFeed(parts, source.weights)
     if _holds_samples(source):
         return feed_of_rows(cast("Iterable[Sample]", source))
     found = resolve(cast("Shards", source))
@@ -86,7 +90,7 @@ class Loader:
     shuffle and the world size the job began with, on nothing else. Nothing is opened before the first use.
 
     Args:
-        source: a pool (`POOL`, `POOL@n`), a shard list, a folder of shards, or an iterable of samples.
+        source: a pool (`POOL`, `POOL@n`), a shard list, a folder of shards, an iterable of samples, or a Mix.
         fields: `"jpg;png cls"` gives tuples in that order; None dicts with `__key__` and `__url__`.
         batch_size: samples in a batch of one rank; None gives single samples.
         shuffle: samples held to be mixed (each rank, undecoded); 0 keeps the order of the shards.
@@ -112,7 +116,9 @@ class Loader:
         on_error: "skip" counts bad samples; batches are shorter, on several ranks never empty (a good sample
             comes twice, "padded"); 100 in a row are an error.
         follow: on a pool, "epoch" takes the newest generation at each epoch, on all ranks the one that rank 0
-            finds; None stays with the first.
+            finds; a number looks every so many batches, and ends the epoch early for a newer one (there is no
+            `len()` then); None stays with the first.
+        reuse: on a pool, how many epochs a generation gives before a newer one must come: it is waited for.
         cache_dir: keeps indexes made by scanning local shards.
         timeout_s: how long an empty pool, or (10 s at least) a worker that gives nothing, is waited for.
         http_proxy, storage_options: how stores are reached, by all of this process from now on.
@@ -152,7 +158,8 @@ class Loader:
         rank: int | None = None,
         world_size: int | None = None,
         on_error: OnError = "raise",
-        follow: str | None = "epoch",
+        follow: str | int | None = "epoch",
+        reuse: int | None = None,
         cache_dir: str | None = None,
         timeout_s: float = 600,
         pin: str | None = None,
@@ -176,7 +183,18 @@ class Loader:
             convert=converter(converters),
         )
         settings = Settings(
-            recipe, batch_size, shuffle, spans, epochs, batches, drop_last, rank, world_size, follow, resume
+            recipe,
+            batch_size,
+            shuffle,
+            spans,
+            epochs,
+            batches,
+            drop_last,
+            rank,
+            world_size,
+            follow,
+            resume,
+            reuse,
         )
         seconds("timeout_s", timeout_s)
         self._hands = hands_for(settings.recipe, whole("workers", workers, 0), start_method, timeout_s)
@@ -217,16 +235,27 @@ class Loader:
         self._turns.restore(state)
 
     def stats(self) -> dict[str, Any]:
-        """Give what this rank was given so far; `waited_s`: for storage or a pool; bytes held at most."""
-        course = self._course
+        """Give what this rank was given so far, and what it waited for.
+
+        `bytes`: of these samples as stored, by their mean size; `reuse`: how often the data under way was
+        given by all ranks; `waited_s`: for storage, workers, a pool; `ready`: batches that wait to be taken;
+        `share` of the time: storage, making (decode, transform, batch), consumer; `announced_bytes`: held.
+        """
+        course, hands, counts = self._course, self._hands.stats(), self._turns.counts
+        spent = hands.get(
+            "workers", {"read_s": course.waited_s, "make_s": self._turns.inside_s - course.waited_s}
+        )
         return {
-            **self._turns.counts,
+            **counts,
+            "bytes": course.bytes_of(counts["samples"]),
+            "reuse": course.reuse,
             "epoch": course.number,
             "generation": course.at.generation,
-            "skipped": self._turns.counts["skipped"] + course.skipped,
+            "skipped": counts["skipped"] + course.skipped,
             "waited_s": course.waited_s,
             "announced_bytes": course.epoch.announced_bytes() if course.epoch else None,
-            **self._hands.stats(),
+            "share": self._turns.shares(spent["read_s"], spent["make_s"]),
+            **hands,
         }
 
     def close(self) -> None:

@@ -584,7 +584,23 @@ def test_stats_tell_what_came(tmp_path) -> None:
     assert (stats["skipped"], stats["padded"], stats["generation"]) == (0, 0, None)
     assert stats["waited_s"] >= 0
     assert announced is not None
+    assert 20 * 100_000 < stats["bytes"] < 21 * 103_000
     assert announced >= 12 * 4 * 100_000
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stats_tell_reuse_and_what_the_time_went_into(tmp_path, workers) -> None:
+    folder = write_shards(tmp_path / "x", 2, 20)
+    with Loader(folder, batch_size=4, shuffle=12, workers=workers) as loader:
+        assert loader.stats()["share"] == {"storage": 0, "making": 0, "consumer": 0}
+        list(loader)
+        for number, _ in enumerate(loader, 1):
+            assert loader.stats()["reuse"] == pytest.approx(1 + number / 5)
+        stats = loader.stats()
+        assert stats["reuse"] == 2
+        assert sum(stats["share"].values()) == pytest.approx(1, abs=0.01)
+        assert min(stats["share"].values()) >= 0
+        assert stats["ready"] == 0
 
 
 def test_nothing_is_opened_before_first_use(tmp_path, caplog) -> None:

@@ -16,6 +16,7 @@ from wlshard import CursorMismatch, Loader, Pool, PoolStarved, UsageError, Wlsha
 from wlshard.place import Place, launch_id
 from wlshard.pool import accord
 from wlshard.pool.accord import Accord
+from wlshard.testing.resume import check_resume
 from wlshard.testing.values import keys_of
 
 
@@ -315,3 +316,116 @@ def test_ranks_resume_and_advance_together(pool) -> None:
 def test_a_policy_of_another_name_is_refused(resume) -> None:
     with pytest.raises(UsageError, match="resume="):
         Loader("x.tar", resume=resume)
+
+
+# --- every so many batches, and no longer than so many epochs
+
+
+def test_follow_n_ends_an_epoch_at_its_boundary_when_there_is_a_newer_generation(pool) -> None:
+    with Loader(pool.url, batch_size=2, shuffle=24, follow=3) as loader:
+        with pytest.raises(TypeError):
+            len(loader)
+        assert len(list(loader)) == 12  # nothing newer: the epoch is whole
+        steps = iter(loader)
+        next(steps)
+        fill_pool(pool.url, range(100, 110))
+        assert len(list(steps)) == 2
+        state = loader.state_dict()
+        assert (state["epoch"], state["next_batch"], state["last"]) == (2, 0, 1)
+        assert sorted(key for batch in loader for key in batch["__key__"]) == [
+            f"{n:06d}" for n in range(100, 110)
+        ]
+    with Loader(f"{pool.url}@1", batch_size=2, follow=3) as loader:
+        assert len(loader) == len(list(loader)) == 12
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_leave_a_generation_at_the_same_batch(pool, workers) -> None:
+    ranks = Ranks(pool.url, 3, "m", follow=2, workers=workers)
+    once = threading.Lock()
+
+    def rotate() -> None:
+        if once.acquire(blocking=False):
+            fill_pool(pool.url, range(100, 112))
+
+    found = ranks.all(lambda loader: [(rotate(), keys_of(batch))[1] for batch in loader])
+    assert {len(batches) for batches in found} <= {2, 4}
+    assert len({len(batches) for batches in found}) == 1
+    states = ranks.all(lambda loader: loader.state_dict())
+    assert states[0] == states[1] == states[2]
+    assert ranks.epoch() == ([2] * 3, [f"{n:06d}" for n in range(100, 112)])
+    ranks.close()
+
+
+def test_a_state_saved_at_a_boundary_looks_there_again(pool) -> None:
+    with Loader(pool.url, batch_size=2, shuffle=24, follow=3) as loader:
+        steps = iter(loader)
+        for _ in range(3):
+            next(steps)
+        state = loader.state_dict()
+    check_resume(lambda: Loader(pool.url, batch_size=2, shuffle=24, follow=3), every=3)
+    fill_pool(pool.url, range(100, 110))
+    with Loader(pool.url, batch_size=2, shuffle=24, follow=3) as loader:
+        loader.load_state_dict(state)
+        assert list(loader) == []
+        assert loader.stats()["epoch"] == 1
+        assert len(list(loader)) == 5
+
+
+def test_batches_run_on_over_generations(pool) -> None:
+    with Loader(pool.url, batch_size=2, shuffle=24, follow=1, batches=6) as loader:
+        generations = []
+        for number, _ in enumerate(loader):
+            generations.append(loader.stats()["generation"])
+            if number == 1:
+                fill_pool(pool.url, range(100, 110))
+    assert generations == [1, 1, 2, 2, 2, 2]
+
+
+def test_reuse_waits_for_a_newer_generation_after_so_many_epochs(pool) -> None:
+    with Loader(pool.url, batch_size=2, shuffle=24, reuse=2, timeout_s=0.1) as loader:
+        assert [len(list(loader)) for _ in range(2)] == [12, 12]
+        state = loader.state_dict()
+        with pytest.raises(PoolStarved, match="no generation after 1 after"):
+            list(loader)
+        fill_pool(pool.url, range(100, 110))
+        assert [len(list(loader)) for _ in range(2)] == [5, 5]
+        fill_pool(pool.url, range(200, 204))
+        assert len(list(loader)) == 2
+    other = fill_pool(str(Path(pool.url).parent / "other"), range(24))
+    for _ in range(2):  # what was used before the state was saved counts
+        with Loader(other.url, batch_size=2, shuffle=24, reuse=2, timeout_s=0.1) as loader:
+            loader.load_state_dict(state)
+            with pytest.raises(PoolStarved):
+                next(iter(loader))
+
+
+def test_a_generation_that_is_gone_before_it_was_used_up_is_followed_by_the_newest(pool) -> None:
+    with Loader(pool.url, batch_size=2, reuse=3) as loader:
+        list(loader)
+        fill_pool(pool.url, range(100, 110))
+        assert [len(list(loader)) for _ in range(3)] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("source", ["POOL@1", "follow", "rows"])
+def test_reuse_needs_a_pool_that_moves(pool, source) -> None:
+    options = {"follow": None} if source == "follow" else {}
+    given = {"POOL@1": f"{pool.url}@1", "follow": pool.url, "rows": [{"x": 1}]}[source]
+    with Loader(given, batch_size=2, reuse=2, **options) as loader, pytest.raises(UsageError, match="reuse="):
+        next(iter(loader))
+
+
+def test_ranks_that_select_stay_with_one_generation(pool) -> None:
+    options = {"batch_size": 2, "rank": 0, "world_size": 2, "select": "True", "batches": 3}
+    with Loader(pool.url, job="n", **options) as loader, pytest.raises(UsageError, match="POOL@n"):
+        next(iter(loader))
+    with Loader(f"{pool.url}@1", **options) as loader:
+        assert len(list(loader)) == 3
+
+
+@pytest.mark.parametrize(
+    "options", [{"follow": 0}, {"follow": 1.5}, {"follow": True}, {"reuse": 0}, {"reuse": "2"}]
+)
+def test_follow_and_reuse_are_whole_numbers(options) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        Loader("x.tar", **options)

@@ -17,7 +17,7 @@ from wlshard.store.base import Store
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.05
+FIRST_POLL_S, POLL_S = 0.001, 0.05
 TELL_S = 10.0
 SLACK_S = 30.0
 
@@ -112,7 +112,7 @@ class Accord:
             raise UsageError("another start had the same job= (or launcher's id): give each start its own")
 
     def _wait(self, name: str) -> int:
-        began, tell = clock.monotonic(), TELL_S
+        began, tell, pause = clock.monotonic(), TELL_S, FIRST_POLL_S
         while (data := self._board.look(name)) is None:
             waited = clock.monotonic() - began
             if waited >= self._timeout_s + SLACK_S:  # rank 0 may have begun to wait later
@@ -120,7 +120,8 @@ class Accord:
             if waited >= tell:
                 log.warning("rank %d waits for %.0f s for rank 0 to choose", self._place.rank, waited)
                 tell *= 2
-            clock.sleep(POLL_S)
+            clock.sleep(pause)
+            pause = min(POLL_S, 2 * pause)
         said = json.loads(data)
         if "error" in said:
             raise getattr(errors, said["error"])(f"on rank 0: {said['message']}", url=said["url"])

@@ -51,15 +51,17 @@ class Follower:
         self._lease: Lease | None = None
         self._let_go: Callable[[], object] = lambda: None
 
-    def choose(self, generation: int | None = None) -> Manifest:
-        """Give the generation named, or else this one, or else the newest, waited for while it is empty.
+    def choose(self, generation: int | None = None, after: int | None = None) -> Manifest:
+        """Give the generation named, or else this one, or else the newest.
+
+        That is waited for while it is empty, or not newer than `after`.
 
         It is leased from here on, until another is chosen. Errors: NotFound for a generation or a pool that
         is not there, or no more; PoolStarved.
         """
         number = generation if self._named is None else self._named
         while True:
-            newest = wait_for_samples(self.pool, self._timeout_s) if number is None else None
+            newest = wait_for_samples(self.pool, self._timeout_s, after) if number is None else None
             manifest = newest or self.pool.manifest(number or 0)
             if self._take(manifest.generation):
                 return manifest
@@ -82,6 +84,10 @@ class Follower:
     def accord(self, place: Place) -> Accord:
         """Give what makes all ranks of this job choose alike."""
         return Accord(self.pool.store, place, self._job, self._timeout_s)
+
+    def newer(self) -> bool:
+        """Look whether a generation has come after the one chosen last."""
+        return self._lease is not None and self.pool.newest(after=self._lease.generation) is not None
 
     def holds(self, generation: int | None) -> bool:
         """Tell whether this generation is leased now."""
@@ -111,30 +117,32 @@ class Follower:
         self._lease = None
 
 
-def wait_for_samples(pool: Pool, timeout_s: float) -> Manifest:
-    """Give the newest generation as soon as it holds a sample.
+def wait_for_samples(pool: Pool, timeout_s: float, after: int | None = None) -> Manifest:
+    """Give the newest generation as soon as it holds a sample, and is newer than `after`.
 
     Blocks up to `timeout_s`, saying so at once and then with growing gaps. Errors: NotFound
     where there is no pool, or no more; PoolStarved.
     """
     began, tell = clock.monotonic(), 0.0
+    wanted = "samples" if after is None else f"a generation after {after}"
+    missing = "no samples in the read pool" if after is None else f"no {wanted[2:]}"
     can = pool.store.can
     poll_s = POLL_S if can.local or not can.shared else REMOTE_POLL_S
     while True:
         manifest = pool.newest()
-        if manifest is not None and manifest.samples:
+        if manifest is not None and manifest.samples and (after is None or manifest.generation > after):
             return manifest
         waited = clock.monotonic() - began
         if waited >= timeout_s:
             raise PoolStarved(
-                f"no samples in the read pool after {waited:.0f} s: run a generator (wl-gen) and promote "
-                "what it seals (wl-rotate), or raise timeout_s",
+                f"{missing} after {waited:.0f} s: run a generator (wl-gen) and promote what it seals "
+                "(wl-rotate), or raise timeout_s",
                 url=pool.url,
             )
         if waited >= tell:
             pool.require()  # one that was deleted is not waited for
             log.warning(
-                "waiting for samples in pool %s for %.0f s (at most %.0f s)", pool.url, waited, timeout_s
+                "waiting for %s in pool %s for %.0f s (at most %.0f s)", wanted, pool.url, waited, timeout_s
             )
             tell = max(TELL_S, 2 * waited)
         clock.sleep(min(poll_s, timeout_s - waited))

@@ -9,12 +9,13 @@ from math import gcd
 from typing import TypeAlias
 
 from wlshard import clock
-from wlshard.errors import CursorMismatch, NotFound, UsageError
+from wlshard.errors import UsageError
 from wlshard.place import Place, dataloader_worker, detect_place
+from wlshard.stream.choice import Choice
 from wlshard.stream.cursor import Cursor
 from wlshard.stream.data import Data
 from wlshard.stream.epoch import Plan, Run, share_of
-from wlshard.stream.feed import Accord, Feed
+from wlshard.stream.feed import Feed
 from wlshard.stream.order import shape_of
 from wlshard.stream.recipe import Step
 from wlshard.stream.refill import Refilled
@@ -50,13 +51,10 @@ class Course:
         )
         self._next = self._given = 0  # global batch, and samples of it, while an epoch is under way
         self._stepped = False  # in this epoch
-        self._find_feed = find_feed
-        self._feed: Feed | None = None
+        self._choice = Choice(find_feed, settings)
         self._data_found: Data | None = None
         self._begin_epoch = begin
         self._place: Place | None = None
-        self._accord: Accord | None = None
-        self._agreed: int | None = None  # generation, of the epoch under way or to come
         self._told = False
         self._waited_s = self._noted_s = 0.0
         self._noted_at = clock.monotonic()
@@ -75,9 +73,7 @@ class Course:
     @property
     def feed(self) -> Feed:
         """Give what the data comes from. Looks at the store the first time."""
-        if self._feed is None:
-            self._feed = self._find_feed()
-        return self._feed
+        return self._choice.feed
 
     @property
     def skipped(self) -> int:
@@ -88,12 +84,25 @@ class Course:
     def waited_s(self) -> float:
         return self._waited_s + (self.epoch.waited_s if self.epoch else 0.0)
 
+    def bytes_of(self, samples: int) -> int | None:
+        """Give the stored bytes of so many samples; None where sizes are not known."""
+        size = self._data_found.sample_bytes if self._data_found else None
+        return None if size is None else round(size * samples)
+
+    @property
+    def reuse(self) -> float:
+        """Tell how many times, on average, a sample of the data under way was given by all ranks."""
+        samples, at = self._data_found and self._data_found.samples, self.at
+        part = min(1.0, at.next_batch * at.batch_size / samples) if samples else 0.0
+        return at.epoch - at.since + part
+
     def restore(self, cursor: Cursor) -> None:
         """Stand at a saved point. Errors: CursorMismatch, here or, once the data is seen, at `begin`."""
         settings = self._settings
         cursor.check(seed=settings.seed, batch_size=settings.batch, per_sample=settings.per_sample)
         self.stop()
-        self._at, self._agreed = cursor, None
+        self._at = cursor
+        self._choice.forget()
 
     def step(self) -> Step | None:
         """Give this rank's next step; None where an epoch ends: the next one follows.
@@ -102,7 +111,7 @@ class Course:
         """
         if self.epoch is None:
             self.epoch = self._begin()
-        step = self.epoch.step()
+        step = None if self._choice.cuts(self.epoch.plan, self._next) else self.epoch.step()
         if step is not None:
             self.feed.check()
             self._next += self.epoch.plan.stride * step.steps
@@ -120,8 +129,8 @@ class Course:
 
     def note(self) -> None:
         """Tell the feed what was given since it was last told."""
-        if self._served and self._feed is not None:
-            self._feed.served(self._served, self.waited_s - self._noted_s)
+        if self._served:
+            self._choice.note(self._served, self.waited_s - self._noted_s)
         self._served, self._noted_s, self._noted_at = 0, self.waited_s, clock.monotonic()
 
     def skip_to_next(self) -> None:
@@ -144,13 +153,12 @@ class Course:
         # Before its first batch an epoch is not bound to a generation, which may be gone.
         if self.feed.moves and not self._at.next_batch:
             self._at = replace(self._at, generation=None, digest=None)
-            self._agreed = None
+            self._choice.forget()
 
     def close(self) -> None:
         """End reading and let go of the data."""
         self.stop()
-        if self._feed is not None:
-            self._feed.close()
+        self._choice.close()
 
     def steps(self, epochs: int, anew: bool) -> int | None:
         """Count this rank's steps over `epochs` epochs, from where this one began or the next begins.
@@ -160,7 +168,8 @@ class Course:
         data, plan = (self.epoch.data, self.epoch.plan) if self.epoch is not None else self._plan()
         if anew and self.epoch is None:
             plan = replace(plan, start=0)
-        if data.samples is None or self._settings.selects:
+        cut = isinstance(self._settings.follow, int) and self.feed.moves
+        if data.samples is None or self._settings.selects or cut:
             return None
         further = share_of(data.samples, replace(plan, start=0)).steps
         return share_of(data.samples, plan).steps + (epochs - 1) * further
@@ -206,6 +215,8 @@ class Course:
             lanes=shape.lanes,
             window=shape.window,
             strips=shape.strips,
+            last=data.generation,
+            since=self._at.since if data.generation == self._at.last else self._at.epoch,
         )
         self._next, self._given, self._stepped = plan.start, plan.given, False
         return self._selected(data, plan) if self._settings.selects else self._begin_epoch(data, plan)
@@ -220,6 +231,8 @@ class Course:
                 raise UsageError(
                     "with select= nobody knows how many batches an epoch has on each rank: say batches="
                 )
+            if self.feed.moves:
+                raise UsageError("with select= ranks end their epochs apart: read one generation, POOL@n")
             place = f"{plan.rank}/{plan.world}"
             self._at.check(place=place)
             self._at = replace(self._at, place=place)
@@ -229,8 +242,7 @@ class Course:
     def _data(self, place: Place) -> Data:
         began = clock.monotonic()
         try:
-            agree = self.feed.chooses and place.world > 1 and place.workers == 1
-            data = self._agreed_data(place) if agree else self._choose()
+            data = self._choice.data(self._at, place)
         finally:
             self._waited_s += clock.monotonic() - began
         if self._at.generation not in (None, data.generation) and self.feed.chooses:
@@ -239,30 +251,6 @@ class Course:
         self._data_found = data
         self._at.check(generation=data.generation, digest=data.digest)
         return data
-
-    def _agreed_data(self, place: Place) -> Data:
-        """Let rank 0 choose, once for each epoch that is not under way, and whenever a state was loaded."""
-        if self._accord is None:
-            self._accord = self.feed.accord(place)
-        if self._agreed is None:
-            self._agreed = self._accord.settle(lambda: self._choose().generation or 0)
-        return self.feed.data(self._agreed)
-
-    def _choose(self) -> Data:
-        generation = self._at.generation
-        try:
-            return self.feed.data(generation)
-        except NotFound as error:
-            if generation is None:
-                raise
-            if self._settings.resume == "advance" and self.feed.chooses:
-                return self.feed.data()
-            raise CursorMismatch(
-                f"the cursor stands in generation {generation}, which is gone ({error.message}): begin anew "
-                'without load_state_dict, or with resume="advance" in the newest; to resume exactly, keep '
-                "generations (pin=, wl-rotate --keep)",
-                url=error.url,
-            ) from error
 
     def _begin_anew(self) -> None:
         log.warning(

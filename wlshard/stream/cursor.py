@@ -18,7 +18,8 @@ class Cursor:
 
     `next_batch` is i₀, the first global batch not given out; `taken` counts the batches that the running
     `iter()` has given (it matters with `batches=`). With `select=`, `given` samples of batch i₀ were given,
-    and on several ranks the cursor is of one `place`: rank/world.
+    and on several ranks the cursor is of one `place`: rank/world. `last` is the generation begun
+    last, in epoch `since` for the first time.
     """
 
     generation: int | None
@@ -34,6 +35,8 @@ class Cursor:
     per_sample: int = 1
     given: int = 0
     place: str | None = None
+    last: int | None = None
+    since: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Give the cursor as an object of strings, integers and nulls."""
@@ -75,7 +78,7 @@ def parse_cursor(state: Mapping[str, Any]) -> Cursor:
 
 def _fits(name: str, value: object) -> bool:
     if value is None:
-        return name in ("generation", "digest", "lanes", "window", "strips", "place")
+        return name in ("generation", "digest", "lanes", "window", "strips", "place", "last")
     if name in ("digest", "place"):
         return isinstance(value, str)
     whole = isinstance(value, int) and not isinstance(value, bool)

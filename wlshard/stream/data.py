@@ -18,6 +18,7 @@ from wlshard.shards.access import ShardAccess
 from wlshard.shards.reader import OnError
 from wlshard.shards.tally import Tally
 from wlshard.store.connect import is_local, locate
+from wlshard.stream.order import Line, Shape, shard_order
 
 T = TypeVar("T")
 
@@ -189,6 +190,11 @@ class Data:
             self.counts, self.samples = [count * times for count in self.counts], self.samples * times
         if self.sample_bytes:
             self.sample_bytes /= times
+
+    def line(self, shape: Shape, seed: int, epoch: int) -> Line:
+        """Lay out an epoch's shards; their samples are known."""
+        counts = self.counts or ()
+        return Line(shard_order(len(counts), shape, seed, epoch), counts)
 
     def shard(self, number: int) -> Shard:
         """Give a shard, opened at first use; the one used longest ago is closed to make room."""

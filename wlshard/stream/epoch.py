@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from math import gcd
@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 from wlshard.shards.reader import in_turn
 from wlshard.stream.ahead import ReadAhead
 from wlshard.stream.data import Data
-from wlshard.stream.order import Line, Order, Shape, shard_order
+from wlshard.stream.order import Order, Shape, shard_order
 from wlshard.stream.recipe import Step
 from wlshard.stream.share import Share
 from wlshard.stream.window import (
@@ -97,7 +97,7 @@ class Epoch:
         self._release_at = 1
         self._ahead: ReadAhead[Any]
         self._owner: Callable[[int], int] = self._by_step
-        self._steps = self._streamed() if data.counts is None else self._counted(data.counts)
+        self._steps = self._streamed() if data.counts is None else self._counted()
 
     @property
     def waited_s(self) -> float:
@@ -150,9 +150,9 @@ class Epoch:
     def close(self) -> None:
         self._ahead.close()
 
-    def _counted(self, counts: Sequence[int]) -> Iterator[tuple[list[Placed], int]]:
+    def _counted(self) -> Iterator[tuple[list[Placed], int]]:
         plan, data = self.plan, self.data
-        line = Line(shard_order(len(counts), plan.shape, plan.seed, plan.epoch), counts)
+        line = data.line(plan.shape, plan.seed, plan.epoch)
         order = Order(line.samples, plan.shape, plan.seed, plan.epoch, self._grain())
         share = self.share = share_of(line.samples, plan)
         self._owner = self._by_window(order, share) if data.seekable and not plan.by_turns else self._by_step

@@ -19,8 +19,12 @@ class Feed(Protocol):
     chooses: bool  # one generation of several
     accord: Callable[[Place], Accord]  # of ranks, where it chooses
 
-    def data(self, generation: int | None = None) -> Data:
-        """Give this generation, else what is newest. May wait. NotFound: it is gone."""
+    def data(self, generation: int | None = None, after: int | None = None) -> Data:
+        """Give this generation, else the newest, newer than `after`. May wait. NotFound: it is gone."""
+        ...
+
+    def newer(self) -> bool:
+        """Tell whether there is something newer than what was given last."""
         ...
 
     def rows(self, on_error: OnError, copy: bool) -> Iterator[Sample]:
@@ -57,7 +61,10 @@ class FixedFeed:
         self._open_data = open_data
         self._data: Data | None = None
 
-    def data(self, generation: int | None = None) -> Data:  # noqa: ARG002
+    def newer(self) -> bool:
+        return False
+
+    def data(self, generation: int | None = None, after: int | None = None) -> Data:  # noqa: ARG002
         if self._data is None:
             self._data = self._open_data()
         return self._data
@@ -102,7 +109,9 @@ class Follows(Protocol):
     moves: bool
     chooses: bool
 
-    def choose(self, generation: int | None = None) -> Any: ...
+    def choose(self, generation: int | None = None, after: int | None = None) -> Any: ...
+
+    def newer(self) -> bool: ...
 
     def accord(self, place: Place) -> Accord: ...
 
@@ -127,14 +136,17 @@ class PoolFeed:
         self._cache_dir = cache_dir
         self._data: Data | None = None
 
-    def data(self, generation: int | None = None) -> Data:
+    def newer(self) -> bool:
+        return self._reader.newer()
+
+    def data(self, generation: int | None = None, after: int | None = None) -> Data:
         old = self._data
         if old is not None:
             if generation is None and not self.moves:
                 generation = old.generation
             if generation == old.generation and self._reader.holds(generation):
                 return old
-        manifest = self._reader.choose(generation)
+        manifest = self._reader.choose(generation, after)
         if old is not None:
             if manifest.digest == old.digest:
                 return old

@@ -55,8 +55,16 @@ class Line:
 
     def __init__(self, order: Sequence[int], counts: Sequence[int]) -> None:
         self.order = order
+        self.firsts: Sequence[int] | None = None  # sample of each shard at which it begins; None: all at 0
         self.ends = list(accumulate(counts[shard] for shard in order))
         self.samples = self.ends[-1] if self.ends else 0
+
+    @classmethod
+    def of(cls, pieces: Sequence[tuple[int, int, int]]) -> Line:
+        """Make a line of parts of shards: number, first sample, samples."""
+        line = cls(range(len(pieces)), [count for _, _, count in pieces])
+        line.order, line.firsts = [shard for shard, _, _ in pieces], [first for _, first, _ in pieces]
+        return line
 
     def spans(self, start: int, count: int) -> Iterator[tuple[int, int, int]]:
         """Give (shard, first sample in it, samples) of each shard that `count` samples from `start` touch."""
@@ -65,7 +73,8 @@ class Line:
             begin = self.ends[place - 1] if place else 0
             here = min(count, self.ends[place] - start)
             if here:
-                yield self.order[place], start - begin, here
+                first = self.firsts[place] if self.firsts else 0
+                yield self.order[place], first + start - begin, here
             start, count, place = start + here, count - here, place + 1
 
 

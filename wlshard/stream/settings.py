@@ -24,8 +24,9 @@ class Settings:
     drop_last: bool
     rank: int | None
     world_size: int | None
-    follow: str | None
+    follow: str | int | None
     resume: str
+    reuse: int | None
 
     def __post_init__(self) -> None:
         only_one(epochs=self.epochs, batches=self.batches)
@@ -36,16 +37,21 @@ class Settings:
             "spans": whole("spans", self.spans, 1),
             "epochs": count_or_none("epochs", self.epochs),
             "batches": count_or_none("batches", self.batches),
+            "reuse": count_or_none("reuse", self.reuse),
             "rank": rank,
             "world_size": world_size,
         }
-        self.__dict__.update(checked)  # numbers of numpy too, as a cursor holds them
         each = self.per_sample
         window = shape_of(self.batch, self.shuffle, 1, True, each, self.spans).window
         held = LANES_PER_RANK * window // each + 2
         self.__dict__["recipe"] = replace(self.recipe, held=held)
         if self.follow not in ("epoch", None):
-            raise UsageError(f'follow={self.follow!r}: say "epoch", or None to stay with one generation')
+            try:
+                checked["follow"] = whole("follow", self.follow, 1)
+            except UsageError:
+                said = 'say "epoch", a number of batches, or None to stay with one generation'
+                raise UsageError(f"follow={self.follow!r}: {said}") from None
+        self.__dict__.update(checked)  # numbers of numpy too, as a cursor holds them
         if self.resume not in ("fail", "advance"):
             raise UsageError(f'resume={self.resume!r}: say "fail" or "advance"')
 

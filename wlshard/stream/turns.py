@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from wlshard import clock
 from wlshard.errors import UsageError
 from wlshard.stream.arguments import undivided
 from wlshard.stream.course import Course
@@ -27,16 +28,17 @@ class Turns:
         self._taken = 0  # of the `batches` of the turn under way
         self._turn: object = None  # stands for the one iterator in use
         self._closed = False
+        self.inside_s = self._outside_s = 0.0  # in the loader, at the consumer
 
     def iterate(self, epochs: float | None) -> Iterator[Any]:
         """Give the values of a turn: so many epochs; if None, what the settings say."""
         turn = self._begin()
         batches = self._batches if epochs is None else None
         end = self._chain_end() if epochs is None else self._course.number + epochs
-        done = False
+        done, left_at = False, None
         try:
             while self._course.number < end if batches is None else self._taken < batches:
-                step = self._course.step()
+                step, left_at = self._timed_step(left_at)
                 if step is None:
                     self._count_epoch(endless=batches is not None or end == math.inf)
                 elif self._count(step, batches is not None):
@@ -49,6 +51,21 @@ class Turns:
         finally:
             if turn is self._turn:
                 self._end(done)
+
+    def _timed_step(self, left_at: float | None) -> tuple[Step | None, float]:
+        began = clock.monotonic()
+        self._outside_s += began - (began if left_at is None else left_at)
+        step = self._course.step()
+        left_at = clock.monotonic()
+        self.inside_s += left_at - began
+        return step, left_at
+
+    def shares(self, read_s: float, make_s: float) -> dict[str, float]:
+        """Say what the time of turns went into: storage and making, by what these took, or consumer."""
+        total, inside = self.inside_s + self._outside_s or 1.0, self.inside_s
+        reading = read_s / (read_s + make_s or 1.0)
+        parts = {"storage": inside * reading, "making": inside * (1 - reading), "consumer": self._outside_s}
+        return {name: round(seconds / total, 3) for name, seconds in parts.items()}
 
     def steps(self) -> int | None:
         """Count the steps of the turn under way, else of the next; None where only streaming would tell."""
