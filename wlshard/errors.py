@@ -90,6 +90,15 @@ _SIGNED = re.compile(
 )
 
 
+def counted(count: int | None, what: str) -> str:
+    """Give `1 shard`, `1,000 shards`, `unknown shards`."""
+    return f"{number(count)} {what}" if count == 1 else f"{number(count)} {what}s"
+
+
+def number(count: int | None) -> str:
+    return "unknown" if count is None else f"{count:,}"
+
+
 def printable(value: object) -> str:
     """Show a value that came from a tar: control characters and lone surrogates escaped for the terminal."""
     text = str(value)

@@ -109,7 +109,7 @@ def test_who_cannot_go_on_tells_which_worker_it_was_and_what_is_sealed(tmp_path:
     ended = wl_gen("generators:first_only", tmp_path / "p", "-P", 2, "--arg", f"folder={tmp_path}", "--json")
     assert ended.returncode == 23
     *_, sealed, error = ended.stderr.splitlines()
-    assert sealed == "what was whole is sealed: 2 samples in 1 shards"
+    assert sealed == "what was whole is sealed: 2 samples in 1 shard"
     assert "in worker 1 of 2" in json.loads(error)["message"]
 
 

@@ -18,6 +18,7 @@ from wlshard.cli.options import (
     shuffle_option,
     skip_option,
 )
+from wlshard.errors import counted
 
 
 @command(
@@ -75,8 +76,6 @@ def main(
 
         print(json.dumps(done.as_json()))
     else:
-        from wlshard.report.text import counted
-
         told = f"{counted(done.samples, 'sample')} in {counted(done.files, 'file')}"
         print(f"wl-dump: {told}, {counted(done.bytes, 'byte')}", file=sys.stderr)
 

@@ -22,7 +22,7 @@ from wlshard.cli.options import (
     parallel_option,
     shards_of,
 )
-from wlshard.errors import UsageError, printable
+from wlshard.errors import UsageError, counted, printable
 from wlshard.sample import fields_of
 
 if TYPE_CHECKING:
@@ -109,8 +109,6 @@ def _tell(name: str, result: dict[str, Any], *, as_json: bool, quiet: bool) -> N
 
         print(json.dumps(result))
     elif not quiet:
-        from wlshard.report.text import counted
-
         text = f"{counted(result['read'], 'sample')} read, {result['written']:,} written to "
         text += f"{counted(result['shards'], 'shard')}, {result['dropped']:,} dropped"
         text += f", {result['failed']:,} failed"

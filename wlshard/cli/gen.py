@@ -11,7 +11,7 @@ import click
 
 from wlshard.cli.entry import INTERRUPTED, command
 from wlshard.cli.options import COUNT, generator_options, json_option, shards_of
-from wlshard.errors import UsageError
+from wlshard.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from wlshard.jobs.supervise import Totals
@@ -93,8 +93,6 @@ def _told(result: dict[str, Any], as_json: bool) -> None:
 
         print(json.dumps(result))
         return
-    from wlshard.report.text import counted
-
     sealed = f"{result['sealed']:,} sealed in {counted(result['shards'], 'shard')}"
     told = f"{counted(result['generated'], 'sample')} generated, {sealed}"
     told += f" ({counted(result['bytes'], 'byte')}), {result['dropped']:,} dropped"

@@ -10,7 +10,7 @@ import click
 
 from wlshard.cli.entry import command
 from wlshard.cli.options import force_option, json_option
-from wlshard.errors import GroupingError, TarError, WlshardError
+from wlshard.errors import GroupingError, TarError, WlshardError, counted
 
 
 @command(
@@ -51,8 +51,6 @@ def main(shards: tuple[str, ...], missing: bool, force: bool, as_json: bool) -> 
 
         print(json.dumps(made))
     else:
-        from wlshard.report.text import counted
-
         told = f"{counted(made['samples'], 'sample')} in {counted(made['shards'], 'shard')} indexed"
         print(f"wl-index: {told}", file=sys.stderr)
     if fault is not None:

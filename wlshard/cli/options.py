@@ -110,7 +110,11 @@ ledger_option = click.option(
     "--ledger", metavar="FILE", help="Where failed samples are listed.  [OUT's name.failed.jsonl]"
 )
 engine_option = click.option(
-    "--engine", default="local", show_default=True, help="What runs the processes: local."
+    "--engine",
+    type=click.Choice(["local"]),
+    default="local",
+    show_default=True,
+    help="What runs the processes.",
 )
 resharded_option = click.option(
     "-o", "--output", required=True, metavar="OUT",

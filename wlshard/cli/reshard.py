@@ -22,6 +22,7 @@ from wlshard.cli.options import (
     shard_samples_option,
     shards_of,
 )
+from wlshard.errors import counted
 
 
 def _span(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int | None, ...]:
@@ -98,7 +99,6 @@ def main(
     """
     from wlshard import clock
     from wlshard.jobs.reshard import Resharding, reshard
-    from wlshard.report.text import counted
     from wlshard.seeds import fresh_seed
 
     start, seed = clock.monotonic(), fresh_seed() if seed is None else seed

@@ -10,7 +10,7 @@ import click
 
 from wlshard.cli.entry import INTERRUPTED, SKIPPED, command
 from wlshard.cli.options import json_option
-from wlshard.errors import NotFound, UsageError
+from wlshard.errors import NotFound, UsageError, counted
 
 if TYPE_CHECKING:
     from wlshard.pool.pool import Pool
@@ -98,8 +98,6 @@ def _unpin(pool: Pool, name: str, as_json: bool) -> int:
 
 
 def _told(done: Rotation, retired: Retirement | None, dry_run: bool) -> str:
-    from wlshard.report.text import counted
-
     if done.generation == done.previous:
         text = f"generation {done.previous} stays: not enough waits in the write buffer"
     else:

@@ -21,7 +21,7 @@ from wlshard.cli.options import (
     shards_of,
     shuffle_option,
 )
-from wlshard.errors import CodecError, NotFound, UsageError, printable
+from wlshard.errors import CodecError, NotFound, UsageError, counted, printable
 
 if TYPE_CHECKING:
     from wlshard.stream.lazy import LazySample
@@ -140,8 +140,6 @@ def _as_json(
 def _told(
     sample: LazySample, number: int, values: dict[str, Any], faults: dict[str, CodecError], *, pictures: bool
 ) -> Iterator[str]:
-    from wlshard.report.text import counted
-
     yield f"{printable(sample['__key__'])}  (sample {number} of {printable(sample['__url__'])})"
     for name in sorted([*values, *faults]):
         size = f"{printable(name)}  {counted(_size(sample, name), 'byte')}"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from wlshard.errors import GroupingError, NotFound, UsageError, printable
+from wlshard.errors import GroupingError, NotFound, UsageError, counted, printable
 from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.naming import check_field
 from wlshard.stream.fields import Fields, choose, parse_fields
@@ -51,7 +51,9 @@ class Chosen:
     def check(self, samples: int) -> None:
         """Raise NotFound for a field to drop or rename that no sample had."""
         if samples and self._unseen:
-            raise NotFound(f"none of {samples} samples had the field {printable(min(self._unseen))}")
+            raise NotFound(
+                f"none of {counted(samples, 'sample')} had the field {printable(min(self._unseen))}"
+            )
 
 
 def key_of(template: str, sample: Sample, index: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from string import Formatter
 from typing import Any
 
-from wlshard.errors import GroupingError, NotFound, UsageError, printable
+from wlshard.errors import GroupingError, NotFound, UsageError, counted, printable
 from wlshard.jobs.look import Numbered
 from wlshard.sample import KEY, URL, fields_of
 from wlshard.store.base import object_url
@@ -123,7 +123,7 @@ def dump(
             done.bytes += len(stored[field])
         done.samples += 1
     if unseen and done.samples:
-        raise NotFound(f"none of {done.samples} samples had the field {printable(min(unseen))!r}")
+        raise NotFound(f"none of {counted(done.samples, 'sample')} had the field {printable(min(unseen))!r}")
     return done
 
 

@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-from wlshard.errors import NotFound
+from wlshard.errors import NotFound, counted
 from wlshard.jobs.expression import Expression
 from wlshard.jobs.look import Numbered
 from wlshard.stream.fields import Fields, parse_fields
@@ -53,7 +53,7 @@ def extract(
 
 def _missing(name: str, count: int, last: LazySample) -> NotFound:
     there = " ".join(last)
-    return NotFound(f"none of {count} samples had the field {name!r}; the last one has: {there}")
+    return NotFound(f"none of {counted(count, 'sample')} had the field {name!r}; the last one has: {there}")
 
 
 def _as_tsv(values: list[Any]) -> str:

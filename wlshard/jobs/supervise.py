@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 from wlshard import clock
-from wlshard.errors import UsageError, WlshardError
+from wlshard.errors import UsageError, WlshardError, counted
 from wlshard.jobs.job import Job, Progress
 from wlshard.jobs.stopping import StopFlag
 from wlshard.jobs.targets import pool_of
@@ -234,6 +234,7 @@ def supervise(
         except WlshardError:
             made = generators.totals()
             if made.sealed:
-                log.warning("what was whole is sealed: %d samples in %d shards", made.sealed, made.shards)
+                told = f"{counted(made.sealed, 'sample')} in {counted(made.shards, 'shard')}"
+                log.warning("what was whole is sealed: %s", told)
             raise
         return generators.totals(), stop.asked is not None

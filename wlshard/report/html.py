@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from wlshard.errors import printable
+from wlshard.errors import counted, number, printable
 from wlshard.report.charts import bar, histogram, size
 from wlshard.report.gather import CHARTS, PALETTE, VALUES, FieldCharts, Gathered, Shown
-from wlshard.report.text import counted, field_cells, number
+from wlshard.report.text import field_cells
 
 FIELDS, FAULTS, NAMES, BARS = 200, 500, 100, 16  # rows
 CHARS = 300  # of one text

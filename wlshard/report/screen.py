@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from wlshard.errors import printable
+from wlshard.errors import counted, printable
 
 HOME, END_OF_LINE, BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 HOLDERS = 8  # shown, of the newest generations
@@ -25,10 +25,13 @@ def screen(state: dict[str, Any]) -> Iterator[str]:
     yield ""
     sealed = state["sealed_total"]
     yield _row(
-        "write buffer", buffer["samples"], _bar(buffer["samples"], sealed), f"{buffer['shards']} shards"
+        "write buffer", buffer["samples"], _bar(buffer["samples"], sealed), counted(buffer["shards"], "shard")
     )
     yield _row(
-        "read pool", f"{state['samples']:,}", _bar(state["samples"], sealed), f"{state['shards']} shards"
+        "read pool",
+        f"{state['samples']:,}",
+        _bar(state["samples"], sealed),
+        counted(state["shards"], "shard"),
     )
     yield _row("sealed in all", f"{sealed:,}", "", f"{state['promoted_total']:,} promoted")
     if state["set_aside"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from wlshard.errors import printable
+from wlshard.errors import counted, number, printable
 
 
 def told(found: dict[str, Any]) -> Iterator[str]:
@@ -76,12 +76,3 @@ def field_cells(field: dict[str, Any]) -> tuple[str, ...]:
         high,
         number(field["bytes"]),
     )
-
-
-def counted(count: int | None, what: str) -> str:
-    """Give `1 shard`, `1,000 shards`, `unknown shards`."""
-    return f"{number(count)} {what}" if count == 1 else f"{number(count)} {what}s"
-
-
-def number(count: int | None) -> str:
-    return "unknown" if count is None else f"{count:,}"
