@@ -13,8 +13,8 @@ from tars import END, member
 
 LINES = (
     "cat {} cls 19", "extract {}", "dump --force {} -o out/{{key}}", "show {} 19", "info {}",
-    "test {} --seconds 0.1", "index {}", "map -c 0 {} -o o.tar", "xargs -q -c true {} -o o.tar", "reshard {} -o o.tar",
-    "reshard --shuffle {} -o o-%d.tar", "reshard --mix {} -o o.tgz",
+    "test {} --seconds 0.1", "index {}", "map -c 0 {} -o o.tar", "xargs -q -c true {} -o o.tar",
+    "reshard {} -o o.tar", "reshard --shuffle {} -o o-%d.tar", "reshard --mix {} -o o.tgz",
 )  # fmt: skip
 INPUTS = {  # and the code of all commands
     "gone.tar": 10, "gone-{0..3}.tar": 10, "empty-folder": 10, "no-tar.tar": 20, "cut.tar": 20,
@@ -31,8 +31,8 @@ USERS = {
     "reshard in.tar -o in.tar": 2, "create list -o in.tar": 2, "index in.tar": 2, "create gone -o o.tar": 10,
     "create in.tar -o o.tar": 2, "create list -o o.zip": 2, "create --plan list -o o.tar": 2,
     "map -c 0 in.tar -o o.tar --engine nope": 2, "test --vs nope in.tar": 2,
-    "reshard in.tar -o o.tar --slice x": 2, "map -c 0 in.tar": 2, "dump in.tar": 2, "reshard in.tar": 2, "create list": 2,
-    "info in.tar --watch 1": 2,
+    "reshard in.tar -o o.tar --slice x": 2, "map -c 0 in.tar": 2, "dump in.tar": 2, "reshard in.tar": 2,
+    "create list": 2, "info in.tar --watch 1": 2,
 }  # fmt: skip
 
 
@@ -61,9 +61,13 @@ def call(line: str) -> Result:
     return CliRunner().invoke(import_module(f"wlshard.cli.{command}").main, args)
 
 
+def states() -> dict[str, int]:
+    return {name: Path(name).stat().st_mtime_ns for name in files(Path()) if name not in ("out", "d")}
+
+
 def check(line: str, code: int) -> None:
     """Call with and without --json; nothing that was there is changed, and no output is made."""
-    before = {name: Path(name).stat().st_mtime_ns for name in files(Path())}
+    before = states()
     plain = call(line)
     assert plain.exit_code == code, (line, plain.stderr)
     command = line.split()[0]
@@ -75,8 +79,7 @@ def check(line: str, code: int) -> None:
         assert (error["type"], error["code"]) == ("error", code)
         assert set(error) == {"type", "code", "error", "message", "url", "member", "key", "offset"}
         assert error["message"].splitlines()[0] in plain.stderr
-    after = {name: Path(name).stat().st_mtime_ns for name in files(Path()) if name not in ("out", "d")}
-    assert after == before, line
+    assert states() == before, line
 
 
 @pytest.mark.parametrize("line", LINES)
