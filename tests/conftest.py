@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def nothing_is_left_behind() -> Iterator[None]:
     if left:
         gc.collect()  # a caught exception's traceback may hold frames, and they what they had open
         left = things_held() - before
+        left -= mapped_by_others(left)
     assert not left, f"left behind: {sorted(left)}"
 
 
@@ -91,6 +93,20 @@ def child_processes() -> Iterator[str]:
             command = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
             if "resource_tracker" not in command:
                 yield f"child {child}: {command}"
+
+
+def mapped_by_others(held: set[str]) -> set[str]:
+    """Give the shared memory among these that other processes have, other tests at the same time among them.
+
+    Our own children that live are told as such.
+    """
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        if process.name != str(os.getpid()):
+            with suppress(OSError):  # ended meanwhile, or another user's
+                maps = (process / "maps").read_text(errors="replace")
+                found |= {one for one in held if one.startswith("/dev/shm/") and one in maps}
+    return found
 
 
 def shared_memory() -> Iterator[str]:

@@ -147,7 +147,8 @@ def _shown(
         if not quiet:
             reason = printable(failed["error"]["message"].splitlines()[-1])
             sample = f"{printable(failed['key'])} of " * bool(failed["key"])
-            print(f"failed: {sample}{printable(failed['url'])}: {reason}", file=sys.stderr)
+            url = failed["error"]["url"] or failed["url"]
+            print(f"failed: {sample}{printable(url)}: {reason}", file=sys.stderr)
 
     def done(total: Done) -> None:
         nonlocal told
