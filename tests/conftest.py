@@ -100,12 +100,17 @@ def mapped_by_others(held: set[str]) -> set[str]:
 
     Our own children that live are told as such.
     """
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
+    found: set[str] = set()
+    inodes = {}
+    for one in held:
+        with suppress(OSError):  # it is gone, or is no file
+            inodes[str(os.stat(one).st_ino)] = one  # a semaphore is mapped under another name
+    for process in Path("/proc").glob("[0-9]*") if inodes else ():
         if process.name != str(os.getpid()):
-            with suppress(OSError):  # ended meanwhile, or another user's
-                maps = (process / "maps").read_text(errors="replace")
-                found |= {one for one in held if one.startswith("/dev/shm/") and one in maps}
+            with suppress(OSError):  # it has ended meanwhile, or is another user's
+                lines = (process / "maps").read_text(errors="replace").splitlines()
+                mapped = {line.split()[4] for line in lines if "/dev/shm/" in line}
+                found |= {one for inode, one in inodes.items() if inode in mapped}
     return found
 
 
