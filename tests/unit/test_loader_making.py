@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,6 +221,14 @@ def test_a_stream_and_a_bad_sample_have_parts_too() -> None:
     with Loader(rows, batch_size=4, transform=halves, per_sample=2, on_error="skip") as loader:
         assert sum(map(len, loader)) == 8
         assert loader.stats()["skipped"] == 2
+
+
+@pytest.mark.parametrize("shuffle", [0, 8])
+def test_parts_of_compressed_shards_resume_in_the_middle_of_a_sample(tmp_path, shuffle) -> None:
+    for path in Path(write_shards(tmp_path / "plain", 2, 20)).glob("*.tar"):
+        (tmp_path / f"{path.stem}.tar.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+    options = {"batch_size": 4, "shuffle": shuffle, "transform": patches, "per_sample": 3}
+    assert check_resume(lambda: Loader(str(tmp_path), **options, cache_dir=str(tmp_path / "c")), every=2) > 10
 
 
 def test_another_per_sample_is_a_mismatch() -> None:
