@@ -30,6 +30,9 @@ class Bytes:
         self.calls += 1
         return self._file.readinto(target)
 
+    def seek(self, offset: int) -> None:
+        self._file.seek(offset)
+
 
 def header(name: bytes, size: int = 0, kind: bytes = b"0", link: bytes = b"", **fields: bytes) -> bytes:
     """Make a header block by hand; fields: magic, prefix, raw_size, checksum, rest (bytes from 345 on)."""

@@ -178,6 +178,14 @@ ODD = [b"a", b"B", b" ", b"\n", b"/", b"\xff", *(each.encode() for each in "é\u
 NAMES = st.lists(st.sampled_from(ODD), max_size=4).map(b"".join)
 
 
+def test_names_are_told_as_they_stand(tmp_path: Path) -> None:
+    names = [b"0.JPG", b"0.a", b"./1.a", b"1.b", b"2.a", b"2.JPG", b"./3.a", b"./3.b", b"./6.a", b"./6.b"]
+    names += [b"d/" + b"4" * 96 + b".a", b"d/" + b"5" * 94 + b".JPG"]  # a hundred bytes, without a NUL
+    (tmp_path / "x.tar").write_bytes(b"".join(map(member, names)) + END)
+    told = [line.split()[3::4] for line in make_index(str(tmp_path / "x.tar")).text.splitlines()[1:]]
+    assert [name for line in told for name in line] == names
+
+
 @given(st.lists(st.tuples(NAMES, NAMES), max_size=6))
 def test_a_line_made_at_once_is_that_of_its_members(names: list[tuple[bytes, bytes]]) -> None:
     tar = b"".join(member(b"%d%b.x%b" % (n, *name), bytes(n)) for n, name in enumerate(names)) + END

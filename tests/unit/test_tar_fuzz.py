@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from tars import END, Bytes, contents, header, made_by_tarfile, member, names_un
 from wlshard.errors import TarError, TooManyBadSamples
 from wlshard.shards.grouping import Grouper
 from wlshard.shards.tally import Tally
+from wlshard.tar.rare import text
 from wlshard.tar.reader import MAX_MEMBER_BYTES, read_members, scan
 
 SEEDS = [
@@ -91,6 +93,43 @@ def test_blocks_of_every_size_see_the_same(
         return found
 
     assert seen(512) == seen(1 << 20)
+
+
+@LONG
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 700, 20_000, 140_000]), st.booleans()), max_size=6),
+    edits,
+    st.sampled_from(["", "cut", "headers", "any"]),
+    st.sampled_from([512, 4096, 1 << 16]),
+)
+def test_hopping_over_payloads_and_knowing_the_size_change_nothing(
+    sizes: list[tuple[int, bool]], changes: list[tuple[int, bytes]], damage: str, block_bytes: int
+) -> None:
+    made = [member(b"%d.x" % n, bytes(size), magic=magic(old)) for n, (size, old) in enumerate(sizes)]
+    data = bytearray(b"".join(made) + END)
+    starts = list(accumulate(map(len, made), initial=0))
+    for place, new in changes if damage in ("headers", "any") else ():
+        at = place * 8191 % len(data) if damage == "any" else starts[place % len(starts)] + place // 7 % 512
+        data[at : at + len(new)] = new[: len(data) - at]
+    if damage == "cut":
+        del data[changes[0][0] * 8191 % (len(data) + 1) :]
+
+    def seen(*, sized: bool = True, hopping: bool = False) -> tuple[list[object], list[object]]:
+        source = Bytes(bytes(data), sized=sized)
+        how = {"payloads": False, "seek": source.seek} if hopping else {}
+        found: list[object] = []
+        faults: list[object] = []
+        for step in scan(source, "t", block_bytes=block_bytes, max_member_bytes=1 << 20, **how):
+            found += [(text(raw[: step.name_bytes]), *where) for raw, *where, _ in step.members]
+            if step.fault is not None:
+                faults.append((step.fault.message, step.fault.offset, step.fault.member))
+        return found, faults
+
+    assert seen(hopping=True) == seen() == seen(sized=False)
+
+
+def magic(old: bool) -> bytes:
+    return b"ustar  \0" if old else b"ustar\00000"
 
 
 PARTS = {

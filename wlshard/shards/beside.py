@@ -39,17 +39,17 @@ class IndexBeside:
             self._fault("not `v1.2 <samples>` or `v1.1 <samples>`, so that nothing was compared")
 
     def compare(self, sample: Sample) -> None:
-        """Compare the next whole sample, its fields as `indexing.located` leaves them."""
+        """Compare the next whole sample, as a Grouper with `places` gives it."""
         if not self._width:
             return
         key, fields = sample[KEY], islice(sample.items(), 2, None)  # behind __key__ and __url__
         if self._width == 4:
-            entries = [f"{field} {place[0]} {place[1]} {key}.{field}" for field, place in fields]
+            entries = [f"{field} {data} {size} {key}.{field}" for field, (_, _, data, size, _) in fields]
         else:
-            entries = [f"{field} {place[0]} {place[1]}" for field, place in fields]
+            entries = [f"{field} {data} {size}" for field, (_, _, data, size, _) in fields]
         line = " ".join(entries) + "\n"
         if self._line != line:
-            begin = next(islice(sample.values(), 2, None))[0]
+            begin = next(islice(sample.values(), 2, None))[2]
             found = self._skip_to(begin)
             if found is None or found > begin:
                 self._fault("this sample is not in it", key, begin)

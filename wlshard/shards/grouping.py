@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from wlshard.errors import GroupingError, WlshardError
 from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.keys import Keys
 from wlshard.shards.tally import Tally
-from wlshard.tar.rare import Payload, text
+from wlshard.tar.rare import text
 from wlshard.tar.reader import Found
 
 _MEMO = 1 << 12
 _fields: dict[bytes, str] = {}  # what stands behind the first dot, in the tar's bytes: the field
+_plain: dict[bytes, str] = {}  # those of them that spell the field as it is
 _NO_PREFIX = b"\0"  # no name begins like this
 
 
 class Grouper:
-    """One shard's samples. `at`: offset of the first header of the sample handed out last."""
+    """One shard's samples. `at`: offset of the first header of the sample handed out last.
 
-    def __init__(self, url: str, tally: Tally, *, skip: bool = False) -> None:
-        self.url, self.tally, self.skip = url, tally, skip
+    places: instead of its payload each field holds its member, `(name, begin, data, size, payload)`, the name
+    as a str, or as bytes (which more may follow) where it is `<key>.<field>`.
+    """
+
+    def __init__(self, url: str, tally: Tally, *, skip: bool = False, places: bool = False) -> None:
+        self.url, self.tally, self.skip, self.places = url, tally, skip, places
         self.at = 0
         self._keys = Keys()
         self._sample: Sample = {}  # being put together
@@ -39,34 +45,36 @@ class Grouper:
         raised; with it, it is counted, and the samples on both sides of damage are dropped: what is missing
         may be theirs.
         """
-        fields, tally, keys, url = _fields, self.tally, self._keys, self.url
+        tally, keys, url, places = self.tally, self._keys, self.url, self.places
+        fields, note = _plain if places else _fields, keys.hashes.append
         sample, prefix, width, calm = self._sample, _NO_PREFIX, 1, False
         for found in steps:
             limit = found.name_bytes
-            for raw, begin, _, _, payload in found.members:
+            payload: Any
+            for member in found.members:
+                raw, begin, _, _, payload = member
+                if places:
+                    payload = member
                 if raw.startswith(prefix):
                     field = fields.get(raw[width:limit])
                     if field is not None and field not in sample:
                         sample[field] = payload
                         continue
                 elif calm:  # most samples begin with a field known by now and a key that ascends
-                    start = raw.rfind(b"/", 0, limit) + 1
-                    dot = raw.find(b".", start, limit)
+                    at = raw.rfind(b"/", 0, limit) + 1
+                    dot = raw.find(b".", at, limit)
                     key, field = raw[:dot], fields.get(raw[dot + 1 : limit])
-                    if (
-                        field is not None
-                        and dot > start
-                        and key > keys.last
-                        and key[0] != 46
-                        and 0 not in key
-                    ):
+                    if field is not None and dot > at and key > keys.last and key[0] != 46 and 0 not in key:
                         self.at, self._key, self._begin = self._begin, key, begin
                         tally.samples += 1
                         yield sample
-                        keys.ascend(key)
+                        keys.last = key
+                        note(hash(key))
                         sample = {KEY: key.decode("utf-8", "surrogateescape"), URL: url, field: payload}
                         prefix, width = raw[: dot + 1], dot + 1
                         continue
+                if places:
+                    payload = (_text(text(raw[:limit])), *member[1:])
                 self._sample, self._prefix = sample, prefix
                 done = self._take(raw[:limit], begin, payload)
                 if done is not None:
@@ -88,7 +96,7 @@ class Grouper:
         if self._key:
             tally.dropped += 1  # nothing follows it
 
-    def _take(self, raw: bytes, begin: int, payload: Payload) -> Sample | None:
+    def _take(self, raw: bytes, begin: int, payload: Any) -> Sample | None:
         """Take a member of any kind; give the sample that it shows to be whole."""
         name = text(raw)
         split = split_raw(name)
@@ -102,7 +110,7 @@ class Grouper:
             self._start(key, begin)
         elif self._doubt:
             self._bad, self._doubt = True, False
-        self._prefix = name[:width]
+        self._prefix = _NO_PREFIX if self.places and name[:1] == b"." else name[:width]
         self._add(name, raw[width:], begin, payload)
         return done
 
@@ -135,12 +143,15 @@ class Grouper:
             self._refuse(GroupingError(what, url=self.url, key=name, offset=begin))
             self._bad = True
 
-    def _add(self, name: bytes, rest: bytes, begin: int, payload: Payload) -> None:
+    def _add(self, name: bytes, rest: bytes, begin: int, payload: Any) -> None:
         """Put a field into the sample."""
         field = _text(text(rest)).lower()
         if len(_fields) >= _MEMO:
             _fields.clear()
+            _plain.clear()
         _fields[rest] = field
+        if text(rest) == field.encode("utf-8", "surrogateescape"):
+            _plain[rest] = field
         if field in self._sample:
             what = f"the field {field} is there twice: names differ by more than case"
             self._refuse(

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from wlshard.errors import NotFound, TarError, UsageError
+from wlshard.sample import KEY
 from wlshard.shards.expand import STDIN
 from wlshard.shards.grouping import Grouper
 from wlshard.shards.reader import open_shard, scan_headers
 from wlshard.shards.tally import Tally
 from wlshard.store.base import Store, object_url
 from wlshard.store.connect import locate
+from wlshard.tar.common import RawMember
 from wlshard.tar.compression import plain
 from wlshard.tar.index import IndexText, Located, index_name
-from wlshard.tar.reader import Found
-
-_NUL = b"\0"
+from wlshard.tar.reader import Member
 
 
 class NewIndex(NamedTuple):
@@ -41,35 +41,25 @@ def make_index(url: str) -> NewIndex:
             advice = "decompress it first, or write it anew without compression"
             raise UsageError(f"a compressed shard ({compression}) cannot have an index: {advice}", url=url)
         with closing(scan_headers(source, tar, url)) as steps:
-            for sample in Grouper(url, Tally()).samples(located(steps)):
+            for sample in Grouper(url, Tally(), places=True).samples(steps):
                 samples += 1
-                fields = list(islice(sample.items(), 2, None))  # behind __key__ and __url__
+                key, fields = sample[KEY], islice(sample.items(), 2, None)  # behind __key__ and __url__
                 line = " ".join(
                     [
-                        f"{field} {data} {size} {raw.partition(_NUL)[0].decode('utf-8', 'surrogateescape')}"
-                        for field, (data, size, raw, elsewhere) in fields
-                        if not elsewhere
+                        f"{field} {data} {size} {key}.{field}"
+                        for field, (name, _, data, size, elsewhere) in fields
+                        if not elsewhere and type(name) is bytes
                     ]
                 )
-                if not index.add_line(line, len(fields)):
-                    index.add(0, [_entry(field, place, url) for field, place in fields])
+                if not index.add_line(line, len(sample) - 2):
+                    places = list(sample.items())[2:]
+                    index.add(0, [_entry(key, field, place, url) for field, place in places])
     return NewIndex(index.text(), samples)
 
 
-def located(steps: Iterator[Found]) -> Iterator[Found]:
-    """Let each member's payload be where it lies: offset of the data, size, raw name, the payload itself."""
-    for found in steps:
-        end = found.name_bytes
-        members: list[Any] = [
-            (raw, begin, data, size, (data, size, raw[:end], payload))
-            for raw, begin, data, size, payload in found.members
-        ]
-        yield found._replace(members=members)
-
-
-def _entry(field: str, place: tuple[int, int, bytes, bytes], url: str) -> Located:
-    data, size, raw, elsewhere = place
-    name = raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+def _entry(key: str, field: str, place: RawMember | Member, url: str) -> Located:
+    raw, _, data, size, elsewhere = place
+    name = raw if isinstance(raw, str) else f"{key}.{field}"
     if elsewhere or not (field.isalnum() or len(field.split()) == 1):
         what = "a hard link or a sparse file" if elsewhere else "a blank in the field's name"
         advice = "which an index cannot tell: write the shard anew without it"

@@ -10,24 +10,26 @@ class Keys:
     """The keys of a shard so far, as Python's 64-bit hashes: of a million, two collide with probability 3e-8.
 
     8 bytes a key while they ascend; from the first that does not, sorted, with the newest in a set: about 20
-    bytes a key, 70 while these are sorted in.
+    bytes a key, 70 while these are sorted in. While they are `ascending` whoever is in a hurry may put a key
+    above `last` there, and its hash to the `hashes`.
     """
 
     def __init__(self) -> None:
         self.last = b""
         self.ascending = True
-        self._hashes = array("q")
+        self.hashes = array("q")
         self._recent: set[int] = set()
 
     def add(self, key: bytes) -> bool:
         """Take in the next key; False if it was there before."""
         if self.ascending:
             if key > self.last:
-                self.ascend(key)
+                self.last = key
+                self.hashes.append(hash(key))
                 return True
             self.ascending = False
             self._sort_in()
-        mark, hashes, recent = hash(key), self._hashes, self._recent
+        mark, hashes, recent = hash(key), self.hashes, self._recent
         if mark in recent:
             return False
         place = bisect_left(hashes, mark)
@@ -38,11 +40,6 @@ class Keys:
             self._sort_in()
         return True
 
-    def ascend(self, key: bytes) -> None:
-        """Take in a key above `last`, as long as all are `ascending`."""
-        self.last = key
-        self._hashes.append(hash(key))
-
     def _sort_in(self) -> None:
-        self._hashes = array("q", sorted([*self._hashes, *self._recent]))
+        self.hashes = array("q", sorted([*self.hashes, *self._recent]))
         self._recent.clear()

@@ -14,7 +14,6 @@ from wlshard.sample import KEY, Sample
 from wlshard.shards.beside import IndexBeside, index_beside
 from wlshard.shards.expand import STDIN
 from wlshard.shards.grouping import Grouper
-from wlshard.shards.indexing import located
 from wlshard.shards.reader import link_table, open_shard
 from wlshard.shards.survey import sizes_of
 from wlshard.shards.tally import Tally
@@ -209,7 +208,7 @@ def _verify(
         max_member_bytes=max_member_bytes,
     )
     stack.enter_context(closing(steps))
-    for sample in Grouper(url, found, skip=True).samples(located(steps)):
+    for sample in Grouper(url, found, skip=True, places=True).samples(steps):
         if index is not None:
             index.compare(sample)
         key = sample[KEY]
@@ -217,7 +216,7 @@ def _verify(
             found.passed(ODD_KEY)
         if look is not None:
             places = list(sample.items())[2:]
-            if not look({**sample, **{name: place[3] for name, place in places}}):
+            if not look({**sample, **{name: place[4] for name, place in places}}):
                 look = None
     if index is not None:
         index.end()

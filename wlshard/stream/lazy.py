@@ -35,7 +35,7 @@ class LazySample(MutableMapping[str, Any]):
     def __init__(
         self, sample: Sample, images: bool | str = True, handed: MutableMapping[int, LazySample] | None = None
     ) -> None:
-        _put_stored(self, sample)  # our __setattr__ sets fields, and takes seven times as long
+        _put_stored(self, sample)  # our __setattr__ sets fields, and takes much longer
         _put_handed(self, handed)
         _put_values(self, {})
         _put_images(self, images)

@@ -130,6 +130,9 @@ class Feed:
 
     def skip(self, offset: int) -> None:
         """Go to this offset of the tar, which may lie behind the block."""
+        if self.source.bytes is not None and offset > self.source.bytes:
+            self.over = True
+            raise TarError(CUT, offset=self.source.bytes)
         if self.jumps and offset - self.base - self.filled > JUMP_BYTES:
             self.jump(offset)
         while offset - self.base > self.filled:

@@ -70,10 +70,10 @@ class IndexText:
 
     def add_line(self, line: str, members: int) -> bool:
         """Add a sample by its line, names included; False if it is none that can be taken as it is."""
-        fit = self._named and line.count(" ") == 4 * members - 1 and line.isprintable()
-        if fit:
+        if self._named and line.count(" ") == 4 * members - 1 and line.isprintable():
             self._lines.append(line)
-        return fit
+            return True
+        return False
 
     def cut(self, samples: int) -> None:
         """Forget all but the first samples."""
