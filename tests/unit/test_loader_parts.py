@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import traceback
 
@@ -98,6 +99,29 @@ def test_close_ends_a_thread_that_waits_and_may_come_twice_or_first() -> None:
     with pytest.raises(UsageError, match="closed"):
         next(ahead)
     ReadAhead(iter([]), len, 2).close()
+
+
+def test_a_close_that_waits_for_a_read_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = threading.Event()
+
+    def source():
+        yield [1]
+        go_on.wait()
+
+    class Told(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            go_on.set()
+
+    ahead = ReadAhead(source(), len, 5)
+    next(ahead)
+    monkeypatch.setattr("wlshard.stream.ahead.TELL_S", 0.01)
+    told = Told()
+    logging.getLogger("wlshard.stream.ahead").addHandler(told)
+    ahead.close()
+    logging.getLogger("wlshard.stream.ahead").removeHandler(told)
+    assert "read under way" in caplog.text
 
 
 def test_a_consumer_waiting_in_another_thread_hears_of_close() -> None:

@@ -77,7 +77,10 @@ class ReadAhead(Generic[T]):
             self._closed = True
             self._state.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(TELL_S)
+            if self._thread.is_alive():
+                log.warning("waiting for the read under way to end: ^C, again, does not wait")
+                self._thread.join()
         self._ready.clear()
 
     def _wait(self) -> None:
