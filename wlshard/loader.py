@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, cast
 
-from wlshard.device import converter
+from wlshard.device import OnDevice, converter
 from wlshard.pool.follow import Follower
 from wlshard.pool.pool import Pool
 from wlshard.pool.source import resolve
@@ -233,6 +233,10 @@ class Loader:
         CursorMismatch if seed, batch_size or shuffle differ, or, at that `iter()`, the data.
         """
         self._turns.restore(state)
+
+    def to(self, device: Any) -> OnDevice:
+        """Give the batches as tensors on a device, "cuda" or "cpu", in place of this: see `OnDevice`."""
+        return OnDevice(self, device)
 
     def stats(self) -> dict[str, Any]:
         """Give what this rank was given so far, and what it waited for.
