@@ -97,11 +97,11 @@ def launch_id(environ: Mapping[str, str] = os.environ) -> str | None:
     return None
 
 
-def dataloader_worker() -> tuple[int, int]:
-    """Tell which worker of a torch DataLoader this process is, and of how many: 0 of 1 where it is none."""
+def dataloader_worker() -> tuple[int, int] | None:
+    """Tell which worker of a torch DataLoader this process is, and of how many; None if it is none."""
     data = sys.modules.get("torch.utils.data")
     worker = data.get_worker_info() if data is not None and hasattr(data, "get_worker_info") else None
-    return (0, 1) if worker is None else (worker.id, worker.num_workers)
+    return None if worker is None else (worker.id, worker.num_workers)
 
 
 def _chosen(rank: int, world: int, why: str) -> Place:

@@ -12,7 +12,7 @@ import torch.utils.data
 from wlshard.loader import Loader
 from wlshard.place import Place, detect_place
 
-MAX_WORKERS = 1024
+KEY_BITS = 31
 
 
 class IterableDataset(torch.utils.data.IterableDataset[Any]):
@@ -25,8 +25,9 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
 
     Worker w of n makes batches w, w + n, … of its rank: none comes twice, all ranks have as many, `len()`
     counts them. It reads about 1/n of the data where n divides 12, else all of it. Each `iter()` of the
-    DataLoader is the next epoch. Where the Loader has no batch_size, shares and `len()` are of samples, and
-    the DataLoader makes batches, each of one worker's samples.
+    DataLoader is the next epoch, unless torch's seed was set anew to what it was. Where the Loader has no
+    batch_size, shares and `len()` are of samples, and the DataLoader makes batches, each of one worker's
+    samples.
 
     Resuming: without workers, `state_dict()` is the Loader's. With workers they have the states, which
     torchdata's StatefulDataLoader collects and hands back: exact, with the same num_workers. A plain
@@ -38,14 +39,17 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
 
     def __init__(self, make: Callable[[], Loader]) -> None:
         self._make = make
-        self._state: dict[str, Any] | None = None  # to begin from, then behind what a worker gave last
+        self._begin: dict[str, Any] | None = None  # to resume from
+        self._state: dict[str, Any] | None = None  # behind what this worker gave last
         self._place: Place | None = None  # of the process that this was pickled in
         self._loader: Loader | None = None
         self._process = 0  # that the loader is of
         self._steps: int | None = None
-        # The epoch that each worker begins next, -1 for that of the state: they may live for one epoch only.
-        self._epochs = torch.full((MAX_WORKERS,), -1)
-        self._epochs.share_memory_()  # type: ignore[no-untyped-call]
+        self._iters = 0  # of this process, if it is a worker
+        # What the workers agree on without a lock: the epoch begun last, and the DataLoader's iter() it was
+        # begun by. In one word: whoever writes it writes the same.
+        self._word = torch.tensor([-1])
+        self._word.share_memory_()  # type: ignore[no-untyped-call]
 
     def __iter__(self) -> Iterator[Any]:
         worker = torch.utils.data.get_worker_info()
@@ -53,22 +57,28 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
             return iter(self._here())
         if self._place is not None and self._place.world > 1:  # what is not inherited where one does not fork
             os.environ.update(RANK=str(self._place.rank), WORLD_SIZE=str(self._place.world))
-        epoch = int(self._epochs[worker.id])
-        loader = self._made() if epoch < 0 else self._make()
+        loader, epoch = self._make(), self._epoch(worker.seed - worker.id)
+        if self._begin is not None and self._begin["epoch"] == epoch:
+            loader.load_state_dict(self._begin)
+        else:
+            loader.load_state_dict({**loader.state_dict(), "epoch": epoch})
         self._state = loader.state_dict()
-        if epoch >= 0:
-            self._state["epoch"] = epoch
-            loader.load_state_dict(self._state)
-        return self._share(loader, worker.id)
+        return self._share(loader)
 
-    def _share(self, loader: Loader, worker: int) -> Iterator[Any]:
+    def _epoch(self, seed: int) -> int:
+        """Give the number of the epoch that an iter() is; its workers have a seed and a count in common."""
+        self._iters += 1
+        key = hash((seed, self._iters)) % 2**KEY_BITS
+        last, begun_by = divmod(int(self._word.item()), 2**KEY_BITS)
+        epoch: int = last if begun_by == key else last + 1
+        self._word[0] = epoch * 2**KEY_BITS + key
+        return epoch
+
+    def _share(self, loader: Loader) -> Iterator[Any]:
         with loader:
             for batch in loader:
-                # Kept at the end, too: who resumes here has nothing left of this epoch.
-                self._state = loader.state_dict()
-                self._epochs[worker] = self._state["epoch"] + 1
+                self._state = loader.state_dict()  # stays at the end: nothing of this epoch is left then
                 yield batch
-            self._epochs[worker] = loader.state_dict()["epoch"]
 
     def __len__(self) -> int:
         """Count the batches of this rank in a whole epoch, as torch's loops expect; also behind a resume.
@@ -88,11 +98,10 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next `iter()`, here and in workers to come, give what was left. CursorMismatch."""
-        worker = torch.utils.data.get_worker_info()
-        self._state = dict(state)
-        self._epochs[slice(None) if worker is None else worker.id] = -1
-        if worker is None:
-            self._here().load_state_dict(self._state)
+        self._begin = dict(state)
+        self._word[0] = (self._begin["epoch"] - 1) * 2**KEY_BITS
+        if torch.utils.data.get_worker_info() is None:
+            self._here().load_state_dict(self._begin)
 
     def close(self) -> None:
         """Close what this process has open; workers close what is theirs where an epoch ends."""
@@ -102,14 +111,10 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
 
     def _here(self) -> Loader:
         if self._loader is None or self._process != os.getpid():
-            self._loader, self._process = self._made(), os.getpid()
+            self._loader, self._process = self._make(), os.getpid()
+            if self._begin is not None:
+                self._loader.load_state_dict(self._begin)
         return self._loader
-
-    def _made(self) -> Loader:
-        loader = self._make()
-        if self._state is not None:
-            loader.load_state_dict(self._state)
-        return loader
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loader": None, "_place": detect_place()}

@@ -331,10 +331,11 @@ def test_workers_of_a_torch_dataloader_take_the_steps_in_turn(monkeypatch, sourc
             assert found(loader) == alone[number::workers]
 
 
-def test_a_number_of_batches_is_not_divided_among_workers_of_a_torch_dataloader(monkeypatch) -> None:
+@pytest.mark.parametrize("length", [{"batches": 4}, {"epochs": 4}])
+def test_workers_of_a_torch_dataloader_give_one_epoch_at_a_time(monkeypatch, length) -> None:
     worker = SimpleNamespace(id=1, num_workers=2)
     monkeypatch.setitem(sys.modules, "torch.utils.data", SimpleNamespace(get_worker_info=lambda: worker))
-    with Loader(ROWS, batch_size=3, batches=4) as loader, pytest.raises(UsageError, match="batches=4"):
+    with Loader(ROWS, batch_size=3, **length) as loader, pytest.raises(UsageError, match="s=4 says"):
         next(iter(loader))
 
 

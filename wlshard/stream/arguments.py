@@ -39,12 +39,13 @@ def only_one(epochs: object, batches: object) -> None:
         raise UsageError("epochs= and batches= both say when an iter() ends: give one of them")
 
 
-def undivided(batches: int | None) -> None:
-    """Raise UsageError for a number of batches in one of several workers of a torch DataLoader."""
-    if batches is not None and dataloader_worker()[1] > 1:
+def undivided(**lengths: object) -> None:
+    """Raise UsageError for what says how long an `iter()` is, in a worker of a torch DataLoader."""
+    given = [f"{name}={value}" for name, value in lengths.items() if value is not None]
+    if given and dataloader_worker():
         raise UsageError(
-            f"batches={batches} cannot be divided among the workers of a torch DataLoader: leave it out, and "
-            "cut what the DataLoader gives"
+            f"{given[0]} says when an iter() ends; in a torch DataLoader that is where its epoch does: leave "
+            "it out, and chain or cut what the DataLoader gives"
         )
 
 

@@ -263,7 +263,7 @@ class Course:
     def _found_place(self) -> Place:
         if self._place is None:
             self._place = detect_place(self._settings.rank, self._settings.world_size)
-        worker, workers = dataloader_worker()  # at each epoch: this loader may have come here since
+        worker, workers = dataloader_worker() or (0, 1)  # at each epoch: this loader may have come here since
         return replace(self._place, worker=worker, workers=workers)
 
 

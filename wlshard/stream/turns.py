@@ -22,6 +22,7 @@ class Turns:
     def __init__(self, course: Course, settings: Settings) -> None:
         self.counts = {"samples": 0, "batches": 0, "epochs": 0, "padded": 0, "skipped": 0}
         self._course = course
+        self._chained = settings.epochs
         self._epochs = settings.epochs or 1
         self._batches = settings.batches
         self._goes_on = True  # the next turn continues where the course stands
@@ -90,7 +91,7 @@ class Turns:
     def _begin(self) -> object:
         if self._closed:
             raise UsageError("this loader is closed: make a new one")
-        undivided(self._batches)
+        undivided(epochs=self._chained, batches=self._batches)
         if not self._goes_on:
             self._course.stop()
             if self._batches is None and self._course.at.next_batch:
