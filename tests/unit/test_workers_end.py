@@ -121,7 +121,7 @@ def test_an_interrupt_at_the_terminal_ends_all_with_one_traceback(tmp_path, phas
         _, told = run.process.communicate(timeout=20)
         assert run.process.returncode == -signal.SIGINT
         assert told.count("KeyboardInterrupt\n") == told.count("most recent call last") == 1
-        assert run.others() == []
+        until(lambda: not run.others(), "the end of the workers")  # one just forked sees its parent's end
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
