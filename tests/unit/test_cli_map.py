@@ -193,7 +193,7 @@ def test_only_and_every(tmp_path: Path) -> None:
         (["-c", "pass", "in.tar", "-o", "o.zip"], 2, r"ends in .tar"),
         (["-c", "pass", "-F", "rgb9", "in.tar", "-o", "o.tar"], 2, "rgb9"),
         (["-c", "pass", "--retry-failed", "none", "-o", "o.tar"], 10, "no such ledger"),
-        (["-c", "pass", "--engine", "moon", "-P", "2", "in.tar", "-o", "o.tar"], 2, "no engine"),
+        (["-c", "pass", "--engine", "moon", "-P", "2", "in.tar", "-o", "o.tar"], 2, "'moon'"),
         (["-c", "pass", "cut.tar", "-o", "o.tar"], 20, "cut"),
     ],
 )

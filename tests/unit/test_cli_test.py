@@ -72,6 +72,7 @@ def slow_url(folder: Path) -> Iterator[str]:
         return Slow(*args, directory=str(folder))
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), make)
+    server.daemon_threads = False  # so that closing it waits for those that still answer
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/small.tar"
