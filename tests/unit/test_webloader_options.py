@@ -71,7 +71,7 @@ XARGS = {  # arguments → keys, and fields of the first sample, of the output
     ("-c", "true"): (ALL, "cls png txt"),
     ("-S", "s.sh"): (ALL, "cls txt"),
     ("-S", "s.py", "--interpreter", sys.executable): (ALL, "png txt"),
-    ("-w", "work", "-c", "pwd | grep -q /work/ && rm sample.png"): (ALL, "cls txt"),
+    ("-w", "place", "-c", "pwd | grep -q /place/ && rm sample.png"): (ALL, "cls txt"),
     ("-b", "it", "-c", "rm it.png"): (ALL, "cls txt"),
     ("-f", "cls", "-c", "true"): (ALL, "cls"),
     ("-f", "cls,jpg", "-F", "ignore", "-c", "true"): (ALL, "cls"),
