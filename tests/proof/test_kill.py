@@ -137,6 +137,8 @@ def kills(root: Path, rounds: int, seed: int) -> Loop:
     try:
         for _ in range(rounds):
             loop.kill_one()
+        while not all(loop.said[what] for what in ("sealed", "rotated", "retired", "read")):
+            loop.hear()
     finally:
         loop.end()
     return loop
@@ -146,8 +148,7 @@ def kills(root: Path, rounds: int, seed: int) -> Loop:
 def test_processes_killed_at_random_lose_nothing_that_was_sealed(tmp_path):
     loop = kills(tmp_path / "pool", 60, 1)
     assert loop.check() == []
-    assert min(loop.said[what] for what in ("sealed", "rotated", "retired", "read")) > 0
-    assert len(loop.promoted) > 0
+    assert loop.promoted
 
 
 @pytest.mark.long
