@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+from clocks import Skipping
 from crash import faulted
 from stories import STORIES
 
@@ -13,27 +14,9 @@ from wlshard import clock
 ERRNOS = [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EMFILE]
 
 
-class Unhurried:
-    """A clock whose sleeps end at once."""
-
-    def __init__(self) -> None:
-        self.at = 1e6
-
-    def time(self) -> float:
-        import time
-
-        return time.time()
-
-    def monotonic(self) -> float:
-        return self.at
-
-    def sleep(self, seconds: float) -> None:
-        self.at += seconds
-
-
 def faults(new_disk, story, number: int, done: bool, step: int, first: int = 0) -> list[str]:
     found = []
-    with clock.use(Unhurried()):
+    with clock.use(Skipping()):
         for at in range(first, 1000, step):
             disk = new_disk()
             disk.fails = at, number, done

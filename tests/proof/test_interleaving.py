@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+from clocks import Hand
 from invariants import look
 from turns import Actor, Turns, at_random, in_pieces, switches
 
@@ -27,25 +28,6 @@ from wlshard.tar.index import format_index, locate_samples
 
 URL = "memory://turns"
 ROOT = "turns/"
-
-
-class Hand:
-    """A clock that is moved by hand; `wrong_s`: what the wall clock of the store's user is off by."""
-
-    def __init__(self) -> None:
-        self.at = 1_000_000.0
-        self.wrong_s = 0.0
-
-    def time(self) -> float:
-        return self.at + self.wrong_s
-
-    def monotonic(self) -> float:
-        return self.at
-
-    clock_gettime = staticmethod(lambda _: 0.0)
-
-    def sleep(self, seconds: float) -> None:
-        self.at += seconds
 
 
 class World:

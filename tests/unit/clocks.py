@@ -21,3 +21,20 @@ class Skipping:
     def sleep(self, seconds: float, /) -> None:
         self.slept.append(seconds)
         self.skipped_s += seconds
+
+
+class Hand:
+    """A clock that is moved by hand; `wrong_s`: what its wall clock is off by."""
+
+    def __init__(self) -> None:
+        self.at = 1_000_000.0
+        self.wrong_s = 0.0
+
+    def time(self) -> float:
+        return self.at + self.wrong_s
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def sleep(self, seconds: float, /) -> None:
+        self.at += seconds

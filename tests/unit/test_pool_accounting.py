@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from clocks import Hand
 from pools import Interrupting
 from processes import environ
 
@@ -17,19 +18,6 @@ from wlshard.jobs.job import Job
 from wlshard.jobs.run import Snapshot, run
 from wlshard.pool.accounting import WINDOW_S
 from wlshard.seeds import rng
-
-
-class Hand:
-    def __init__(self):
-        self.at = 1_000_000.0
-
-    def time(self):
-        return self.at
-
-    monotonic = time
-
-    def sleep(self, seconds):
-        self.at += seconds
 
 
 def seal(pool, numbers, shard_samples=7):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from clocks import Hand
 from loading import fill_pool, keys
 from processes import environ
 
@@ -23,21 +24,6 @@ from wlshard.pool.accounting import TTL_S
 from wlshard.pool.follow import Follower
 from wlshard.pool.names import lease_name
 from wlshard.testing.storage import FaultyStore, RecordingStore
-
-
-class Hand:
-    """A clock that moves by hand."""
-
-    def __init__(self):
-        self.at = 1_000_000.0
-
-    def time(self):
-        return self.at
-
-    monotonic = time
-
-    def sleep(self, seconds):
-        self.at += seconds
 
 
 @pytest.fixture
