@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ import pytest
 SHARED_MEMORY = Path("/dev/shm")
 # What multiprocessing's, torch's and our shared memory is called; other programs keep files there too.
 NAMED = ("psm_", "sem.", "torch_", "wlshard")
+
+# nohup, and a shell's `&`, make children deaf to these: those that are sent signals here must hear them.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 
 @pytest.fixture(scope="session")
