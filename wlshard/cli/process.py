@@ -21,29 +21,34 @@ class Ended(BaseException):
 def ended_in_order() -> Iterator[None]:
     """While the block runs, SIGTERM and SIGHUP leave it as ^C does, then end the process; a second at once.
 
-    Those who are asked to end first, and signals that are ignored, are left as they are.
+    Who waits for stdin in another thread is at its end then. Those who are asked to end first, and signals
+    that are ignored, are left as they are.
     """
     came = 0
 
-    def hear(number: int, _: FrameType | None) -> None:
+    def hear(number: int, frame: FrameType | None) -> None:
         nonlocal came
         came = number
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+        if number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
         signal.signal(number, signal.SIG_DFL)
         raise Ended
 
-    main = threading.current_thread() is threading.main_thread()
-    signals = [n for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n) is signal.SIG_DFL]
-    if main and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # while modules were imported
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in signals:
-        signal.signal(number, hear)
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, hear)
     try:
         yield
     except Ended:
         os.kill(os.getpid(), came)
     finally:
-        for number in signals:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def take_streams() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -26,6 +27,7 @@ from wlshard.tar.tape import MAX_MEMBER_BYTES
 OnError = Literal["raise", "skip"]
 
 _HOP_BLOCK_BYTES = 1 << 16  # read at each hop from header to header: several of them and small members
+_LOOK_S = 0.25  # how often a read that waits for a writer looks whether stdin is another file now
 
 
 def read_samples(
@@ -115,14 +117,21 @@ def _lseek(fd: int, offset: int) -> None:
 
 
 class _Stdin:
-    """The process's standard input, read past Python's buffer."""
+    """The process's standard input, read past Python's buffer.
+
+    Who puts another file under its number ends a read that waits for a writer, in whichever thread.
+    """
 
     bytes: int | None = None
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
         view, filled = memoryview(target), 0
         try:
-            while filled < len(view) and (count := os.readv(0, [view[filled:]])):
+            while filled < len(view):
+                while not select.select([0], [], [], _LOOK_S)[0]:
+                    pass
+                if not (count := os.readv(0, [view[filled:]])):
+                    break
                 filled += count
         except OSError as error:
             raise StoreUnavailable(f"reading stdin failed: {error.strerror}", url="-") from error
