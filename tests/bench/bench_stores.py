@@ -24,6 +24,10 @@ from typing import Any
 LATENCY_S, STREAM_BYTES_PER_S, SLICE = 0.05, 100e6, 1 << 20
 
 
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # connections that come at once
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Files of the working folder, with ranges; shaped under /far/."""
 
@@ -130,7 +134,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.serve:
         os.chdir(asked.serve)
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = Server(("127.0.0.1", 0), Handler)
         print(f"http://127.0.0.1:{server.server_port}", flush=True)
         server.serve_forever()
     shards, shard_bytes, rounds = (4, 64 << 20, 2) if asked.quick else (4, 256 << 20, 5)

@@ -83,6 +83,7 @@ class FaultyServer(ThreadingHTTPServer):
     """Passes requests on to a server of this machine. `requests`: method, path and range of all so far."""
 
     daemon_threads = False  # all have ended when it is closed
+    request_queue_size = 128  # connections that come at once
     keep_host = True
 
     def __init__(self, backend: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import pytest
 from faulty import FaultyServer, Handler, faulty
@@ -16,6 +19,8 @@ from wlshard.shards.access import ShardAccess
 from wlshard.shards.reader import open_shard
 from wlshard.store import ranges
 from wlshard.store.base import Reader
+from wlshard.stream.data import FETCHERS, Data
+from wlshard.stream.window import Strips
 
 SAMPLES, SHARDS = 120, 4
 
@@ -112,6 +117,53 @@ def test_seeking_a_sample_takes_two_requests(door: FaultyServer, shards: str) ->
         (sample,) = access.read(17, 1)
         assert bytes(sample["cls"]) == b"77"
     assert [method for method, *_ in door.requests] == ["GET", "GET"]
+
+
+def test_shuffled_reading_keeps_the_streams_of_all_lanes_busy(door: FaultyServer, shards: str) -> None:
+    """None of the first requests is answered before as many as there may be have come."""
+    enough, lock, here, missed = threading.Event(), threading.Lock(), [0], [0]
+
+    def waits_for_the_others(handler: Handler) -> bool:
+        if handler.path.endswith(".tar") and handler.command == "GET":
+            with lock:
+                here[0] += 1
+                if here[0] == FETCHERS:
+                    enough.set()
+            if not enough.wait(20):
+                missed[0] = here[0]
+                enough.set()
+        return False
+
+    door.fault = waits_for_the_others
+    with Loader(f"{door.url}/far/{shards}", "cls", shuffle=50) as loader:
+        assert sorted(label for (label,) in loader) == list(range(SAMPLES))
+    assert not missed[0]
+
+
+@pytest.mark.parametrize("options", [{"shuffle": 50}, {"batch_size": 7, "rank": 1, "world_size": 2}])
+def test_what_is_fetched_and_not_yet_read_is_bounded(
+    nginx: WebServer, shards: str, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most, waiting = [0], Counter[tuple[int, int, int]]()
+    monkeypatch.setattr("wlshard.stream.window.AHEAD_BYTES", 2_000_000)
+    fetch, read = Data.fetch, Strips._read_span
+
+    def begun(data: Data, *span: int) -> Any:
+        waiting[span] += span[2]
+        most[0] = max(most[0], waiting.total())
+        return fetch(data, *span)
+
+    def over(strips: Strips, *span: int) -> Any:
+        waiting.pop(span)
+        return read(strips, *span)
+
+    monkeypatch.setattr(Data, "fetch", begun)
+    monkeypatch.setattr(Strips, "_read_span", over)
+    with Loader(f"{nginx.url}/far/{shards}", "cls", **options) as loader:
+        assert sum(1 for _ in loader) in (SAMPLES, 9)
+    assert not waiting
+    window = 40 if "shuffle" in options else 7
+    assert 10 < most[0] <= 20 + window
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])

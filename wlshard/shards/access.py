@@ -90,7 +90,7 @@ class ShardAccess:
         if index is None or not 0 <= first <= first + count <= index.samples:
             return None  # for read to say
         begin, end = index.starts[first], index.starts[first + count] + HEADER_BYTES
-        data = memoryview(bytearray(end - begin))
+        data = memoryview(blocks_of_this_thread().take(end - begin))[: end - begin]
         with self._open(begin, end) as source:
             return data[: source.readinto(data)]
 
@@ -216,6 +216,7 @@ class ShardAccess:
             start=begin,
             span=True,
             links=self._links(),
+            blocks=source if isinstance(source, Fetched) else None,
             like=self._like,
             block_bytes=bytes_wanted + 1,  # room for more, so that the end is met at the first read
             max_member_bytes=self._max_member_bytes,

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Self
 
 from wlshard.store.base import Reader
+from wlshard.tar.blocks import Blocks
 
 
-class Fetched:
-    """Bytes in memory, as a reader."""
+class Fetched(Blocks):
+    """A block filled before: as a reader, and as the ring that gives it to be read into. No copy."""
 
     def __init__(self, data: memoryview) -> None:
+        super().__init__()
         self.bytes: int | None = None
-        self._data = data
+        assert isinstance(data.obj, mmap.mmap)
+        self._data, self._block = data, data.obj
+        self._given = False
+
+    def take(self, need: int) -> mmap.mmap:
+        if self._given or need > len(self._block):  # behind damage
+            return super().take(need)
+        self._given = True
+        return self._block
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
         part = self._data[: len(target)]
-        target[: len(part)] = part
+        if memoryview(target).obj is not self._block:
+            target[: len(part)] = part
         self._data = self._data[len(part) :]
         return len(part)
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -22,6 +23,8 @@ TIMEOUT_S = 60.0  # of silence, not of a whole transfer
 REDIRECTS = 10
 _SAFE = "/%?&=:@+,;~!$'()*[]#"
 _KEPT = 32  # connections to one host
+_PROXIED = [f"{what}_proxy" for what in ("http", "https", "all", "no")]
+_PROXY_SETTINGS = [*_PROXIED, *map(str.upper, _PROXIED), "REQUEST_METHOD"]
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _lock = threading.Lock()
 _pools: dict[str | None, urllib3.PoolManager] = {}  # by proxy
@@ -185,14 +188,21 @@ def _pool(url: str) -> urllib3.PoolManager:
 
 def _proxy(url: str) -> str | None:
     """Give the proxy for a URL: the one asked for, else the environment's."""
-    parts = urlsplit(url)
     asked = option(url, "http_proxy")
     if asked is not None:
         return str(asked) or None
-    if proxy_bypass(parts.netloc.rpartition("@")[2]):
+    parts = urlsplit(url)
+    settings = tuple(os.environ.get(name) for name in _PROXY_SETTINGS)
+    return _proxy_of(parts.scheme, parts.netloc.rpartition("@")[2], settings)
+
+
+@lru_cache
+def _proxy_of(scheme: str, host: str, settings: tuple[str | None, ...]) -> str | None:  # noqa: ARG001
+    """Give what the environment says; it is looked through once for each host, while `settings` stay."""
+    if proxy_bypass(host):
         return None
     proxies = getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    return proxies.get(scheme) or proxies.get("all")
 
 
 def _login(url: str) -> str | None:

@@ -19,6 +19,7 @@ from wlshard.shards.reader import OnError
 from wlshard.shards.tally import Tally
 from wlshard.store.connect import is_local, locate
 from wlshard.stream.order import Line, Shape, shard_order
+from wlshard.tar.blocks import Blocks, use_blocks
 
 T = TypeVar("T")
 
@@ -27,7 +28,8 @@ T = TypeVar("T")
 READ_BYTES = 2**20
 LOCAL_READ_BYTES = 2**18
 
-FETCHERS = 24  # threads that fetch pieces from afar, each costs a round trip
+FETCHERS = 32  # threads that fetch pieces from afar, each costs a round trip
+AHEAD_BYTES = 3 * FETCHERS * READ_BYTES // 2  # of pieces on their way, and a window more
 
 # A rank reads 12 · 16 strips, each within one shard or at the edge of two.
 OPEN_SHARDS = 2 * 12 * 16
@@ -223,7 +225,9 @@ class Data:
 
     def _pool(self) -> ThreadPoolExecutor:
         if self._threads is None or self._threads[0] != os.getpid():
-            self._threads = os.getpid(), ThreadPoolExecutor(FETCHERS, thread_name_prefix="wlshard fetch")
+            name, ring = "wlshard fetch", Blocks()
+            threads = ThreadPoolExecutor(FETCHERS, name, initializer=use_blocks, initargs=(ring,))
+            self._threads = os.getpid(), threads
         return self._threads[1]
 
     def gone(self, error: NotFound) -> NotFound | LostLease:

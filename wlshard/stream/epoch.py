@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 from wlshard.shards.reader import in_turn
 from wlshard.stream.ahead import ReadAhead
-from wlshard.stream.data import Data
+from wlshard.stream.data import AHEAD_BYTES, Data
 from wlshard.stream.order import Order, Shape, shard_order
 from wlshard.stream.recipe import Step
 from wlshard.stream.share import Share
@@ -138,8 +138,8 @@ class Epoch:
         if not self._streams():
             strips = self._lanes(shape.lanes or 1) * (shape.strips or 1)
             blocks = strips * 2 * self.data.read_bytes
-            if self.data.remote:  # two windows' pieces on their way
-                blocks += 2 * (shape.strips or 1) * self.data.read_bytes
+            if self.data.remote:
+                blocks += AHEAD_BYTES + max(shape.window * size, (shape.strips or 1) * self.data.read_bytes)
         elif self.data.remote:
             blocks += FAR_BYTES
         # The batch twice: the one the consumer looks at while the next is made.
@@ -159,17 +159,17 @@ class Epoch:
         if plan.workers > 1:
             share.mine = lambda step: self._owner(step) == plan.worker
         read: Read
-        begin = None
+        ahead = None
         if self._streams():
             read = Sequential(data, line, skip=plan.skip).read
         else:
             alone = order.lanes % plan.world == 0 and order.lanes // plan.world % plan.workers == 0
             strips = Strips(data, order, line, skip=plan.skip, ahead=alone)
-            read, begin = strips.read, strips.begin if data.remote else None
+            read, ahead = strips.read, strips if data.remote else None
         limit = (self._lanes(order.lanes) + DEPTH) * order.window
         self.held_samples = limit + order.window
         self._release_at = max(1, order.window // 2)
-        self._ahead = ReadAhead(windows(order, share, read, begin), Window.samples, limit)
+        self._ahead = ReadAhead(windows(order, share, read, ahead), Window.samples, limit)
         return steps_of(share, self._ahead)
 
     def _streamed(self) -> Iterator[tuple[list[Placed], int]]:

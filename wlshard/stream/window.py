@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from itertools import islice
@@ -10,13 +11,12 @@ from typing import NamedTuple, TypeAlias
 from wlshard.errors import GroupingError, NotFound, TarError
 from wlshard.sample import Sample
 from wlshard.shards.reader import in_turn
-from wlshard.stream.data import Data
+from wlshard.stream.data import AHEAD_BYTES, Data
 from wlshard.stream.order import Line, Order, Shape, window_order
 from wlshard.stream.share import Share, divide
 
 # A sample, or the error that stands in its place; and its place in the line.
 Placed: TypeAlias = tuple[int, Sample | TarError | GroupingError]
-Begin: TypeAlias = Callable[[int, Iterable[tuple[int, int]]], None]  # lane, pieces of its strips
 Read: TypeAlias = Callable[[int, int, int, int], list[Placed]]  # lane, strip, place in the line, samples
 
 
@@ -28,10 +28,11 @@ class Strips:
         self._order = order
         self._line = line
         self._skip = skip
-        size = data.sample_bytes
-        self.ahead = max(1, int(data.read_bytes / size)) if ahead and size else 1
+        self._sample_bytes = data.sample_bytes or data.read_bytes
+        self.ahead = max(1, int(data.read_bytes / self._sample_bytes)) if ahead else 1
         self._kept: dict[tuple[int, int], list[Placed]] = {}
         self._coming: dict[tuple[int, int, int], Future[memoryview | None]] = {}  # by shard, first, count
+        self._begun: dict[tuple[int, int], int] = {}  # up to which place of the line
 
     def read(self, lane: int, strip: int, place: int, count: int) -> list[Placed]:
         """Give `count` samples from `place` in the line on. Errors: TarError, GroupingError, NotFound."""
@@ -43,14 +44,20 @@ class Strips:
             self._kept[lane, strip] = kept[count:]
         return kept[:count]
 
+    @property
+    def full(self) -> bool:
+        """Whether as much is being fetched as may be."""
+        return sum(count for *_, count in self._coming) * self._sample_bytes >= AHEAD_BYTES
+
     def begin(self, lane: int, pieces: Iterable[tuple[int, int]]) -> None:
-        """Let what `read` will need of these pieces of the lane's strips be fetched, all at once."""
+        """Let what `read` will need of a lane's next window be fetched, all at once."""
         for strip, (place, count) in enumerate(pieces):
-            kept = len(self._kept.get((lane, strip), ()))
+            kept = max(0, self._begun.get((lane, strip), 0) - place)
             if kept < count:
-                for span in self._line.spans(*self._wanted(lane, strip, place, count, kept)):
-                    if span not in self._coming:
-                        self._coming[span] = self._data.fetch(*span)
+                start, further = self._wanted(lane, strip, place, count, kept)
+                self._begun[lane, strip] = start + further
+                for span in self._line.spans(start, further):
+                    self._coming[span] = self._data.fetch(*span)
 
     def _wanted(self, lane: int, strip: int, place: int, count: int, kept: int) -> tuple[int, int]:
         """Give place and number of the samples to read besides the `kept` ones."""
@@ -141,21 +148,20 @@ class Window(NamedTuple):
         return sum(map(len, self.batches.values()))
 
 
-def windows(order: Order, share: Share, read: Read, begin: Begin | None = None) -> Iterator[Window]:
+def windows(order: Order, share: Share, read: Read, ahead: Strips | None = None) -> Iterator[Window]:
     """Read windows in the order in which the steps made here first need them.
 
-    begin: is told of each window some time before it is read.
+    ahead: begins them before their turn, as many as it takes.
     """
-    coming = _needed(order, share)
-    now = next(coming, None)
-    while now is not None:
-        after = next(coming, None)
-        if begin is not None:
-            begin(now[0], order.pieces(*now))
-            if after is not None and after[0] != now[0]:
-                begin(after[0], order.pieces(*after))
-        yield read_window(order, share, read, *now)
-        now = after
+    begun: deque[tuple[int, int]] = deque()
+    for window in _needed(order, share):
+        while begun and (ahead is None or ahead.full):
+            yield read_window(order, share, read, *begun.popleft())
+        if ahead is not None:
+            ahead.begin(window[0], order.pieces(*window))
+        begun.append(window)
+    for window in begun:
+        yield read_window(order, share, read, *window)
 
 
 def _needed(order: Order, share: Share) -> Iterator[tuple[int, int]]:

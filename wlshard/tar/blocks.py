@@ -10,11 +10,13 @@ from __future__ import annotations
 import mmap
 import sys
 import threading
+from collections import deque
 from contextlib import suppress
 
 BLOCK_BYTES = 1 << 20
 PAGE_BYTES = 4096
 HUGE_BYTES = 1 << 22  # two huge pages
+LOOKS = 8  # for an idle buffer, at either end of a ring
 IDLE_BYTES = 1 << 27  # kept for the next shard
 
 
@@ -47,9 +49,9 @@ class Blocks:
     share it: who looks at a buffer has taken it out of the ring first.
     """
 
-    def __init__(self, most: int = 64) -> None:
+    def __init__(self, most: int = 512) -> None:
         self._most = most
-        self._ring: list[mmap.mmap] = []
+        self._ring: deque[mmap.mmap] = deque()
 
     def take(self, need: int) -> mmap.mmap:
         """Give an idle buffer of at least `need` bytes, else a new one; it holds anything."""
@@ -72,20 +74,24 @@ class Blocks:
                     if idle_bytes < 0:
                         continue
                 kept.append(block)
-        self._ring[:0] = kept[::-1]
+        self._ring.extendleft(kept)
 
     def _idle(self, need: int) -> mmap.mmap | None:
-        """Take the buffer used last among those that fit: it may still be in the processor's cache."""
-        passed = []
+        """Take an idle buffer that fits: among those used last, which may still be in the processor's cache,
+        or those used longest ago, which are idle first where views live long."""
+        ring, passed = self._ring, []
         found = None
         with suppress(IndexError):
-            while True:
-                block = self._ring.pop()
+            for take in [ring.pop] * LOOKS + [ring.popleft] * LOOKS:
+                block = take()
                 if need <= len(block) <= 2 * need and sys.getrefcount(block) == _IDLE:
                     found = block
                     break
                 passed.append(block)
-        self._ring += passed[::-1][-self._most :]
+        ring.extend(reversed(passed))
+        with suppress(IndexError):
+            while len(ring) > self._most:
+                ring.popleft()
         return found
 
 
@@ -106,6 +112,12 @@ def share_blocks() -> None:
     """Let all threads of this process, also later ones, use one ring: for a process that is there to read."""
     global _thread
     _thread = _Process()
+
+
+def use_blocks(blocks: Blocks) -> None:
+    """Let this thread read into a ring that others read into, too."""
+    if isinstance(_thread, _Thread):
+        _thread.blocks = blocks
 
 
 def blocks_of_this_thread() -> Blocks:
