@@ -41,6 +41,8 @@ def samples(
     decode: bool | str = True,
     on_error: OnError = "raise",
     timeout_s: float = 600,
+    cache_dir: str | None = None,
+    cache_bytes: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Iterable[Any]:
     """Iterate over samples in order: shards as listed, samples as they lie in them; each `iter()` anew.
@@ -48,14 +50,15 @@ def samples(
     Dicts of fields with `__key__` and `__url__`, or tuples with `fields="jpg;png cls"`. `decode=False` leaves
     bytes; a name such as "rgb" says how images are decoded. Streams: holds two blocks of a shard (1 MiB, or
     its largest member). Of a pool, the newest generation at each `iter()`, waited for up to `timeout_s` while
-    it is empty. Errors: NotFound, TarError, GroupingError, CodecError, PoolStarved, TooManyBadSamples.
+    it is empty. `cache_dir`, `cache_bytes`, `storage_options`: as for the Loader. Errors: NotFound, TarError,
+    GroupingError, CodecError, PoolStarved, TooManyBadSamples.
     """
 
     def rows() -> Iterator[Sample]:
         follower = partial(Follower, follow=False, timeout_s=timeout_s)
         return find_feed(source, None, on_error, follower).rows(on_error, copy=decode is False)
 
-    use_options(storage_options)
+    use_options(storage_options, cache_dir=cache_dir, cache_bytes=cache_bytes)
     seconds("timeout_s", timeout_s)
     prepare = preparer(fields, decode) if fields is not None or decode is not False else None
     return Prepared(rows, prepare, on_error)
@@ -119,7 +122,10 @@ class Loader:
             finds; a number looks every so many batches, and ends the epoch early for a newer one (there is no
             `len()` then); None stays with the first.
         reuse: on a pool, how many epochs a generation gives before a newer one must come: it is waited for.
-        cache_dir: keeps indexes made by scanning local shards.
+        cache_dir: keeps indexes made by scanning local shards, and shards with `cache_bytes`.
+        cache_bytes: lets shards that are far away, or on another file system than `cache_dir`, be kept there
+            while they are read, so many bytes in all, by all processes of this machine; those used longest
+            ago make room. How all of this process reads from now on. 0: nothing is kept.
         timeout_s: how long an empty pool, or (10 s at least) a worker that gives nothing, is waited for.
         http_proxy, storage_options: how stores are reached, by all of this process from now on.
         pin: a name, one for all ranks, that keeps a pool's last two generations read for 7 days, to resume.
@@ -161,6 +167,7 @@ class Loader:
         follow: str | int | None = "epoch",
         reuse: int | None = None,
         cache_dir: str | None = None,
+        cache_bytes: int | None = None,
         timeout_s: float = 600,
         pin: str | None = None,
         resume: str = "fail",
@@ -168,7 +175,7 @@ class Loader:
         http_proxy: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        use_options(storage_options, http_proxy=http_proxy)
+        use_options(storage_options, http_proxy=http_proxy, cache_dir=cache_dir, cache_bytes=cache_bytes)
         recipe = Recipe(
             fields,
             decode,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from wlshard.errors import UsageError
+from wlshard.store.options import size_of
+
 if TYPE_CHECKING:
     from wlshard.pool.source import Resolved
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 def options(several: Sequence[Callable[[Any], Any]]) -> Callable[[Decorated], Decorated]:
@@ -33,12 +33,10 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        parsed = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(value).strip().lower())
-        if parsed is None:
-            self.fail(f"{value!r} is no size: write it like 256M", param, ctx)
-        return int(float(parsed[1]) * (1 << _UNITS[parsed[2]]))
+        try:
+            return size_of(value)
+        except UsageError as error:
+            self.fail(error.message, param, ctx)
 
 
 class Argument(click.ParamType):  # type: ignore[type-arg]

@@ -19,6 +19,7 @@ from wlshard.shards.spans import Fetched, Span
 from wlshard.shards.tally import Tally
 from wlshard.shards.watch import watched
 from wlshard.store.base import Reader, Store
+from wlshard.store.cached import open_cached
 from wlshard.store.connect import is_local, locate
 from wlshard.tar.blocks import blocks_of_this_thread
 from wlshard.tar.common import Likeness
@@ -169,7 +170,7 @@ class ShardAccess:
         if self._located is None:
             self._located = locate(self.url)
         store, name = self._located
-        return watched(lambda: store.open(name, at, end))
+        return watched(lambda: open_cached(store, name, at, end))
 
     def _look(self) -> Index | None:
         """Find the index, once."""

@@ -16,6 +16,8 @@ from wlshard.shards.grouping import Grouper
 from wlshard.shards.tally import Tally
 from wlshard.shards.watch import watched
 from wlshard.store.base import Reader
+from wlshard.store.cache import cache_for
+from wlshard.store.cached import open_cached
 from wlshard.store.connect import is_local, local_path, locate
 from wlshard.tar.blocks import blocks_of_this_thread
 from wlshard.tar.compression import plain
@@ -53,7 +55,7 @@ def read_samples(
     if on_error not in ("raise", "skip"):
         raise UsageError(f'on_error is "raise" or "skip", not {on_error!r}', url=url)
     tally = Tally() if tally is None else tally
-    with open_shard(url) as source:
+    with open_shard(url, cached=True) as source:
         tar, compression = plain(source, url)
         links = None if compression else link_table(url)
         steps = scan(
@@ -71,17 +73,20 @@ def read_samples(
             blocks_of_this_thread().trim()
 
 
-def open_shard(url: str, start: int = 0) -> Reader:
-    """Open a shard for one sequential read; `-` is stdin, which is not closed."""
+def open_shard(url: str, start: int = 0, *, cached: bool = False) -> Reader:
+    """Open a shard for one sequential read; `-` is stdin, which is not closed.
+
+    cached: through this machine's cache, where one was asked for.
+    """
     if url == "-":
         return watched(_Stdin)
     store, name = locate(url)
-    return watched(lambda: store.open(name, start))
+    return watched(lambda: open_cached(store, name, start) if cached else store.open(name, start))
 
 
 def in_turn(urls: Sequence[str]) -> AbstractContextManager[None]:
     """Inside the block, begin shards that are far away before the one that is read before them has ended."""
-    if all(url == "-" or is_local(url) for url in urls):
+    if all(url == "-" or is_local(url) or cache_for(url) for url in urls):
         return nullcontext()
     from wlshard.store.ranges import reading_in_turn
 

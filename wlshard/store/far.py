@@ -8,7 +8,7 @@ from wlshard import clock
 from wlshard.store.base import Capabilities, object_url, read_whole
 from wlshard.store.patience import Patience
 from wlshard.store.ranges import RangedReader, open_ranged
-from wlshard.store.stream import Get, Stream
+from wlshard.store.stream import Get, Stream, Version
 
 
 class FarStore:
@@ -25,6 +25,19 @@ class FarStore:
 
     def open(self, name: str, start: int = 0, end: int | None = None) -> RangedReader:
         return open_ranged(self.getter(name), self.url_of(name), start, end)
+
+    def version(self, name: str) -> Version | None:
+        """Ask which version is there now; None: the server does not say, or gives no parts of it."""
+        stream = Stream(self.getter(name), 0, 1, Patience(self.url_of(name)))
+        try:
+            stream.open()
+            return stream.version if stream.ranged else None
+        finally:
+            stream.close()
+
+    def open_version(self, name: str, version: Version, start: int, end: int | None) -> RangedReader:
+        """Open an object as `open` does, if it is this version."""
+        return open_ranged(self.getter(name), self.url_of(name), start, end, version)
 
     def read(self, name: str) -> bytes:
         stream = Stream(self.getter(name), 0, None, Patience(self.url_of(name)))

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Self
 from wlshard import clock
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError
 from wlshard.store.base import Capabilities, Entry, check_name, object_url, read_whole
-from wlshard.store.options import options_for
+from wlshard.store.options import foreign_options
 
 
 class ForeignReader:
@@ -60,7 +60,7 @@ class ForeignStore:
         from fsspec.core import url_to_fs
 
         with errors_of(self.url):
-            files, root = url_to_fs(self.url, **options_for(self.url))
+            files, root = url_to_fs(self.url, **foreign_options(self.url))
         return files, root.rstrip("/") + "/"
 
     def open(self, name: str, start: int = 0, end: int | None = None) -> ForeignReader:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,13 +16,16 @@ from wlshard.errors import UsageError
 VARIABLE = "WLSHARD_STORAGE_OPTIONS"
 
 
-def use_options(options: Mapping[str, Any] | None, *, http_proxy: str | None = None) -> None:
+def use_options(options: Mapping[str, Any] | None, **ours: str | int | None) -> None:
     """Add these to the storage options of this process and of those that it starts.
 
     Names as in fsspec's s3fs and gcsfs (`anon`, `endpoint_url`, `requester_pays`, `project`, `token`, `key`,
-    `secret`, `profile` …), and `http_proxy`. What stands under a scheme, {"s3": {…}}, holds for that one.
+    `secret`, `profile` …), and ours, where they are not None: `http_proxy`, `cache_dir`, `cache_bytes`,
+    `allow_pipe`. What stands under a scheme, {"s3": {…}}, holds for that one.
     """
-    new = {**(options or {}), **({"http_proxy": http_proxy} if http_proxy is not None else {})}
+    if ours.get("cache_bytes") is None:
+        ours.pop("cache_dir", None)  # it is for something else
+    new = {**(options or {}), **{name: value for name, value in ours.items() if value is not None}}
     if new:
         try:
             os.environ[VARIABLE] = json.dumps(_standing() | new)
@@ -50,11 +54,26 @@ def options_for(url: str) -> dict[str, Any]:
     return {**{k: v for k, v in standing.items() if k not in _SCHEMES or not isinstance(v, dict)}, **own}
 
 
+def foreign_options(url: str) -> dict[str, Any]:
+    """Give the options that hold for a URL's scheme, without those that are ours alone."""
+    return {name: value for name, value in options_for(url).items() if name not in _OURS}
+
+
+def size_of(text: str | int) -> int:
+    """Read a size: `268435456`, `256M`, `256MiB`; units are powers of 1024. UsageError."""
+    parsed = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(text).strip().lower())
+    if parsed is None:
+        raise UsageError(f"{text!r} is no size: write it like 256M")
+    return int(float(parsed[1]) * (1 << _UNITS[parsed[2]]))
+
+
 def option(url: str, name: str) -> Any:
     """Give one option for a URL, or None."""
     return options_for(url).get(name)
 
 
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_OURS = {"http_proxy", "cache_dir", "cache_bytes", "allow_pipe"}
 _SCHEMES = {"s3", "gs", "gcs", "http", "https", "ais"}
 
 

@@ -19,7 +19,7 @@ from wlshard import clock
 from wlshard.errors import WlshardError
 from wlshard.store.base import Reader
 from wlshard.store.patience import Patience
-from wlshard.store.stream import Get, Stream
+from wlshard.store.stream import Get, Stream, Version
 
 FIRST_BYTES = 1 << 20
 NEAR_S = 0.003  # to the first byte: no read-ahead
@@ -35,10 +35,12 @@ AHEAD_BYTES = 2 * DEPTH * LARGEST_BYTES  # held at most: of the shard being read
 class RangedReader:
     """The bytes of one object from `start` on. Holds up to 64 MiB, and up to eight threads until `close`.
 
-    end: where the caller means to stop; reading on is possible.
+    end: where the caller means to stop; reading on is possible. version: another one is an error.
     """
 
-    def __init__(self, get: Get, url: str, start: int, end: int | None) -> None:
+    def __init__(
+        self, get: Get, url: str, start: int, end: int | None, version: Version | None = None
+    ) -> None:
         self.url = url
         self.asked_bytes = 0  # ahead
         self._start = start
@@ -46,7 +48,7 @@ class RangedReader:
         self._closed = False
         self._patience = Patience(url, lambda: self._closed)
         self._next_at = start + FIRST_BYTES if end is None else end  # nobody has asked for this byte yet
-        self._first = Stream(get, start, self._next_at, self._patience)
+        self._first = Stream(get, start, self._next_at, self._patience, version)
         self._foreground: Stream | None = self._first
         self._eager = end is None
         self._latency_s = 0.0
@@ -191,14 +193,16 @@ class RangedReader:
         self.close()
 
 
-def open_ranged(get: Get, url: str, start: int, end: int | None) -> RangedReader:
+def open_ranged(
+    get: Get, url: str, start: int, end: int | None, version: Version | None = None
+) -> RangedReader:
     """Open an object, or take the reader that was begun for it when the one before it came to its end."""
     ours = getattr(_this_thread, "begins", None) == url  # what is begun here must not wait for itself
     if start == 0 and end is None and not ours and (begun := _begun.pop(url, None)) is not None:
         _ahead.pop(url, None)
         with suppress(CancelledError):
             return begun.result()
-    reader = RangedReader(get, url, start, end)
+    reader = RangedReader(get, url, start, end, version)
     try:
         return reader.open()
     except BaseException:

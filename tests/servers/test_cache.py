@@ -1,0 +1,293 @@
+"""This machine's cache of shards: what it spares, what it never serves, how much it holds, and its end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from faulty import FaultyServer, faulty
+from servers import WebServer
+
+from wlshard import Loader, ShardWriter, samples
+from wlshard.errors import NotFound, StoreUnavailable, WlshardError
+from wlshard.store import cached, options
+from wlshard.store.cache import BLOCK_BYTES
+
+SAMPLES, SHARDS = 40, 4
+SAMPLE_BYTES = 200_000  # a shard is two blocks
+
+
+@pytest.fixture(autouse=True)
+def no_options_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(options.VARIABLE, "")
+    monkeypatch.setattr(cached, "_known", {})
+
+
+def write(folder: Path, add: int = 0) -> str:
+    """Write four shards with indexes; give their URL's last part."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("x-*"):
+        old.unlink()
+    with ShardWriter(f"{folder}/x-%06d.tar", shard_samples=SAMPLES // SHARDS) as writer:
+        for number in range(add, add + SAMPLES):
+            writer.write({"cls": number, "bin": bytes([number]) * SAMPLE_BYTES})
+    return "x-{000000..000003}.tar"
+
+
+@pytest.fixture(scope="module")
+def shards(nginx: WebServer) -> str:
+    return "cached/" + write(nginx.folder / "cached")
+
+
+@pytest.fixture
+def door(nginx: WebServer) -> Iterator[FaultyServer]:
+    with faulty(nginx.url) as server:
+        yield server
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> dict[str, object]:
+    return {"cache_dir": str(tmp_path / "cache"), "cache_bytes": 1 << 30}
+
+
+def held(cache: dict[str, object]) -> int:
+    """Sum up the files, while nobody makes room."""
+    folder = Path(str(cache["cache_dir"])) / "shards"
+    if not (folder / "bytes").exists():
+        return 0
+    with (folder / "bytes").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sizes = {}
+        for file in folder.glob("*/*"):
+            with suppress(FileNotFoundError):  # renamed: it is seen twice, or once
+                sizes[file.stat().st_ino] = file.stat().st_size
+    return sum(sizes.values())
+
+
+def labels(url: str, **cache: object) -> list[int]:
+    rows = [(label, data[0], len(data)) for label, data in samples(url, fields="cls bin", **cache)]
+    assert all(row == (row[0], row[0], SAMPLE_BYTES) for row in rows)
+    return [label for label, *_ in rows]
+
+
+def asked(door: FaultyServer) -> list[str]:
+    """Give the ranges asked for of tars, but for those that only find out their version."""
+    return [
+        range_ or ""
+        for method, path, range_ in door.requests
+        if method == "GET" and path.endswith(".tar") and range_ != "bytes=0-0"
+    ]
+
+
+def test_what_was_streamed_once_is_not_fetched_again(
+    door: FaultyServer, shards: str, cache: dict[str, object]
+) -> None:
+    assert labels(f"{door.url}/{shards}", **cache) == list(range(SAMPLES))
+    assert asked(door)
+    door.requests.clear()
+    assert labels(f"{door.url}/{shards}", **cache) == list(range(SAMPLES))
+    assert not asked(door)
+    assert len(door.requests) == SHARDS
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_in_another_order_comes_from_the_cache(
+    door: FaultyServer, shards: str, cache: dict[str, object], workers: int
+) -> None:
+    """Workers share it; a part of a shard is no reason to ask for its version each time."""
+    with Loader(
+        f"{door.url}/{shards}", "cls bin", batch_size=4, shuffle=20, workers=workers, **cache
+    ) as loader:
+        for epoch in range(2):
+            door.requests.clear()
+            got = [int(label) for batch, data in loader for label in batch if data[0][0] is not None]
+            assert sorted(got) == list(range(SAMPLES))
+            assert bool(asked(door)) == (epoch == 0)
+
+
+def test_the_first_sample_does_not_wait_for_the_shard(
+    door: FaultyServer, shards: str, cache: dict[str, object]
+) -> None:
+    url = f"{door.url}/cached/x-000000.tar"
+    rows = iter(samples(url, fields="cls", **cache))
+    assert next(rows) == (0,)
+    assert 0 < held(cache) <= BLOCK_BYTES
+    assert sum(1 for _ in rows) == SAMPLES // SHARDS - 1
+
+
+CHILD = """
+import os, sys
+from wlshard import samples
+from wlshard.store import cache
+url, folder, limit, die_at, where = sys.argv[1:]
+kept, rename, write_all = [0], os.rename, cache.write_all
+def dies(*_):
+    kept[0] += 1
+    if kept[0] == int(die_at):
+        if where == "half":
+            write_all(_[0], [_[1][0][:1000]], 0)
+        os.kill(os.getpid(), 9)
+if where == "rename":
+    os.rename = lambda *names: (dies(), rename(*names))
+else:
+    cache.write_all = lambda *given: (dies(*given), write_all(*given))
+for label, data in samples(url, fields="cls bin", cache_dir=folder, cache_bytes=int(limit)):
+    assert data == bytes([label]) * len(data)
+    print(label)
+"""
+
+
+def child(
+    url: str, cache: dict[str, object], die_at: int = 0, where: str = "rename"
+) -> subprocess.Popen[str]:
+    words = [url, str(cache["cache_dir"]), str(cache["cache_bytes"]), str(die_at), where]
+    return subprocess.Popen([sys.executable, "-c", CHILD, *words], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("where", ["half", "write", "rename"])
+def test_a_reader_killed_while_it_fills_leaves_nothing_half(
+    door: FaultyServer, shards: str, cache: dict[str, object], where: str
+) -> None:
+    for die_at in (1, 2):
+        process = child(f"{door.url}/{shards}", cache, die_at, where)
+        process.communicate()
+        assert process.returncode == -9
+        assert labels(f"{door.url}/cached/x-000000.tar", **cache) == list(range(SAMPLES // SHARDS))
+    assert labels(f"{door.url}/{shards}", **cache) == list(range(SAMPLES))
+
+
+def test_processes_read_and_fill_at_the_same_time_within_the_bound(
+    door: FaultyServer, shards: str, cache: dict[str, object]
+) -> None:
+    cache["cache_bytes"] = limit = 3 * BLOCK_BYTES
+    readers = [child(f"{door.url}/{shards}", cache) for _ in range(2)]
+    most = 0
+    while any(reader.poll() is None for reader in readers):
+        most = max(most, held(cache))
+    assert [reader.communicate()[0].split() for reader in readers] == [[str(n) for n in range(SAMPLES)]] * 2
+    assert all(reader.returncode == 0 for reader in readers)
+    assert 0 < most <= limit
+    assert held(cache) > 0
+
+
+def test_what_was_used_longest_ago_makes_room(
+    door: FaultyServer, shards: str, cache: dict[str, object]
+) -> None:
+    cache["cache_bytes"] = 5 * BLOCK_BYTES
+    often, once = f"{door.url}/cached/x-000000.tar", f"{door.url}/cached/x-00000%d.tar"
+    for number in (1, 2, 3):
+        labels(often, **cache)
+        labels(once % number, **cache)
+    door.requests.clear()
+    labels(often, **cache)
+    assert not asked(door)
+    labels(once % 1, **cache)
+    assert asked(door)
+
+
+def test_a_changed_object_is_read_anew_and_never_mixed(nginx: WebServer, cache: dict[str, object]) -> None:
+    folder = nginx.folder / "changes"
+    url = f"{nginx.url}/changes/{write(folder)}"
+    assert labels(url, **cache) == list(range(SAMPLES))
+    rows = iter(samples(url, fields="cls", **cache))
+    assert [label for (label,) in islice(rows, 3)] == [0, 1, 2]
+    write(folder, add=100)
+    for shard in folder.glob("*.tar"):
+        os.utime(shard, (1, 1))  # nginx's tags are of seconds
+    shutil.rmtree(str(cache["cache_dir"]))
+    with pytest.raises(StoreUnavailable, match="changed"):
+        list(islice(rows, SAMPLES // SHARDS - 3))  # begun before the change: its own, or an error
+    assert labels(url, **cache) == list(range(100, 100 + SAMPLES))
+    (folder / "x-000001.tar").unlink()
+    with pytest.raises(NotFound):
+        labels(url, **cache)
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder on another file system than the test's."""
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("no /dev/shm that can be written")
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="far-") as folder:
+        if os.stat(folder).st_dev == os.stat(tempfile.gettempdir()).st_dev:
+            pytest.skip("temporary files lie in shared memory, too")
+        yield Path(folder)
+
+
+def test_slow_shared_folders_are_kept_by_size_and_time(shared_folder: Path, cache: dict[str, object]) -> None:
+    url = f"{shared_folder}/{write(shared_folder)}"
+    assert labels(url, **cache) == list(range(SAMPLES))
+    shard = shared_folder / "x-000000.tar"
+    state = shard.stat()
+    shard.write_bytes(bytes(state.st_size))
+    os.utime(shard, ns=(state.st_mtime_ns, state.st_mtime_ns))  # what nobody can tell comes from the cache
+    assert labels(str(shard), **cache) == list(range(SAMPLES // SHARDS))
+    write(shared_folder, add=100)
+    assert labels(url, **cache) == list(range(100, 100 + SAMPLES))
+    rows = iter(samples(url, fields="cls", **cache))
+    next(rows)
+    shutil.rmtree(str(cache["cache_dir"]))
+    with shard.open("r+b") as file:  # in place, while it is read
+        file.write(b"x")
+    with pytest.raises(StoreUnavailable, match="changed"):
+        list(rows)
+
+
+def test_a_shard_on_the_same_disk_is_read_where_it_is(tmp_path: Path, cache: dict[str, object]) -> None:
+    assert labels(f"{tmp_path}/d/{write(tmp_path / 'd')}", **cache) == list(range(SAMPLES))
+    assert not held(cache)
+
+
+def test_commands_take_a_cache_too(door: FaultyServer, shards: str, cache: dict[str, object]) -> None:
+    given = f"cache_dir={cache['cache_dir']},cache_bytes=1G"
+    line = [sys.executable, "-m", "wlshard.cli.extract", "-f", "cls", f"{door.url}/{shards}"]
+    for _ in range(2):
+        door.requests.clear()
+        done = subprocess.run([*line, "--storage-options", given], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [str(number) for number in range(SAMPLES)]
+    assert not asked(door)
+
+
+SMALL = """
+import sys, wlshard
+url, folder = sys.argv[1:]
+for _ in range(2):
+    print([label for (label,) in wlshard.samples(url, fields="cls", cache_dir=folder, cache_bytes=1 << 30)])
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("unshare"), reason="only root may mount a small disk"
+)
+def test_a_full_disk_ends_the_cache_not_the_reading(door: FaultyServer, shards: str, tmp_path: Path) -> None:
+    inside = f'mount -t tmpfs -o size=3m none {tmp_path} && exec {sys.executable} -c "$SCRIPT" "$@"'
+    words = ["unshare", "-m", "sh", "-c", inside, "sh", f"{door.url}/{shards}", f"{tmp_path}/c"]
+    done = subprocess.run(words, env=os.environ | {"SCRIPT": SMALL}, capture_output=True, text=True)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no mount namespaces here: {done.stderr.strip()}")
+    assert done.stdout.splitlines() == [str(list(range(SAMPLES)))] * 2
+    assert done.stderr.count("reading goes on without it") == 1
+    assert "No space left" in done.stderr
+
+
+def test_a_cache_that_cannot_be_made_is_done_without(
+    door: FaultyServer, shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    got = labels(f"{door.url}/{shards}", cache_dir=str(tmp_path / "file"), cache_bytes=1 << 30)
+    assert got == list(range(SAMPLES))
+    assert len([record for record in caplog.records if "reading goes on" in record.message]) == 1
+
+
+def test_faults_of_the_store_stay_errors(door: FaultyServer, shards: str, cache: dict[str, object]) -> None:
+    with pytest.raises(WlshardError):
+        labels(f"{door.url}/cached/absent.tar", **cache)

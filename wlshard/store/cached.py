@@ -1,0 +1,157 @@
+"""Shards read through this machine's cache: what is not in it is fetched, given and kept, block by block."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Self
+
+from wlshard import clock
+from wlshard.errors import StoreUnavailable, WlshardError
+from wlshard.store.base import Reader, Store, object_url
+from wlshard.store.cache import BLOCK_BYTES, Cache, cache_for
+from wlshard.store.files import errors_of
+
+FRESH_S = 60.0  # a part of a shard is not asked for its version again before
+
+
+class Held(NamedTuple):
+    """One version of an object: its size, where its blocks are, and how it, and nothing else, is read."""
+
+    url: str
+    place: str
+    bytes: int
+    open: Callable[[int, int | None], Reader]  # from byte, up to byte (None: the end)
+    check: Callable[[], object]  # that what was read is of this version, where reading does not tell
+
+
+class CachedReader:
+    """The bytes of one version of an object from `start` on. Holds 1 MiB besides the store's reader."""
+
+    def __init__(self, cache: Cache, held: Held, start: int, end: int | None) -> None:
+        self.bytes = held.bytes
+        self._cache, self._held = cache, held
+        self._at, self._end = start, end
+        self._block, self._number = memoryview(b""), -1
+        self._source: Reader | None = None
+        self._next = -1  # the block that the source gives next
+
+    def readinto(self, target: bytearray | memoryview, /) -> int:
+        view, filled = memoryview(target).cast("B"), 0
+        while filled < len(view) and self._at < self.bytes:
+            number, inside = divmod(self._at, BLOCK_BYTES)
+            if number != self._number:
+                self._load(number)
+            piece = self._block[inside : inside + len(view) - filled]
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            self._at += len(piece)
+        return filled
+
+    def _load(self, number: int) -> None:
+        self._number = -1
+        block = memoryview(self._block.obj if self._block else bytearray(BLOCK_BYTES))
+        block = block[: self.bytes - number * BLOCK_BYTES]
+        if not self._cache.load(self._held.place, number, block):
+            try:
+                self._fetch(number, block)
+            except WlshardError:
+                _known.pop(self._held.url, None)  # who begins again sees what is there now
+                raise
+            self._cache.keep(self._held.place, number, block)
+        self._block, self._number = block, number
+
+    def _fetch(self, number: int, block: memoryview) -> None:
+        if self._source is None or self._next != number:
+            self._close_source()
+            self._source = self._held.open(number * BLOCK_BYTES, self._absent_up_to(number))
+        count = self._source.readinto(block)
+        if count != len(block):
+            raise StoreUnavailable(
+                "the object ends before its size: begin again", url=self._held.url, offset=self._at + count
+            )
+        self._held.check()
+        self._next = number + 1
+
+    def _absent_up_to(self, number: int) -> int | None:
+        """Give where the next block that is here begins, or the reading is meant to end; None: nowhere."""
+        last = (self.bytes if self._end is None else min(self._end, self.bytes)) - 1
+        while number < last // BLOCK_BYTES and not self._cache.has(self._held.place, number + 1):
+            number += 1
+        end = (number + 1) * BLOCK_BYTES
+        return None if end >= self.bytes else end
+
+    def _close_source(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.close()
+
+    def close(self) -> None:
+        self._close_source()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_cached(store: Store, name: str, start: int = 0, end: int | None = None) -> Reader:
+    """Open a shard as `Store.open` does, through the cache where there is one.
+
+    A shard that lies on the cache's own file system, or whose versions cannot be told apart, is read where it
+    is. Which version is there now is asked at each open; where `end` is given, once in a minute.
+    """
+    cache = cache_for(store.url) if store.can.shared else None
+    if cache is None:
+        return store.open(name, start, end)
+    url = object_url(store.url, name)
+    until, asked, held = _known.get(url, (0.0, None, None))
+    if end is None or asked is not cache or clock.monotonic() >= until:
+        held = (_held_file if store.can.local else _held_object)(cache, store, name, url)
+        _known[url] = clock.monotonic() + FRESH_S, cache, held
+    return store.open(name, start, end) if held is None else CachedReader(cache, held, start, end)
+
+
+def _held_file(cache: Cache, store: Store, name: str, url: str) -> Held | None:
+    path = store.path(name)
+    assert path is not None
+
+    def state() -> os.stat_result:
+        with errors_of(url):
+            return os.stat(path)
+
+    found = state()
+    if not stat.S_ISREG(found.st_mode) or cache.on_device(found.st_dev):
+        return None
+    return _held_by(
+        cache, store, name, os.path.realpath(path), lambda: (state().st_size, state().st_mtime_ns)
+    )
+
+
+def _held_object(cache: Cache, store: Store, name: str, url: str) -> Held | None:
+    from wlshard.store.far import FarStore
+
+    if not isinstance(store, FarStore):
+        return _held_by(cache, store, name, url, lambda: store.stat(name)[1:])
+    version = store.version(name)
+    if version is None or version.size is None or version[:2] == (None, None):
+        return None
+    opened = partial(store.open_version, name, version)
+    return Held(url, cache.place(url, repr(version)), version.size, opened, int)
+
+
+def _held_by(cache: Cache, store: Store, name: str, url: str, state: Callable[[], tuple[int, float]]) -> Held:
+    """Tell versions apart by size and time alone."""
+    first = state()
+
+    def check() -> None:
+        if state() != first:
+            raise StoreUnavailable("the object changed while it was read: begin again", url=url)
+
+    return Held(url, cache.place(url, repr(first)), first[0], partial(store.open, name), check)
+
+
+_known: dict[str, tuple[float, Cache | None, Held | None]] = {}
