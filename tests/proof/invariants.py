@@ -9,11 +9,13 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from wlshard.errors import WlshardError
 from wlshard.pool.manifest import Manifest, Stub, parse_slot
 from wlshard.pool.names import ShardName
 
+parse = lru_cache(maxsize=1000)(parse_slot)
 SLOT = re.compile(r"generations/[0-9]{10}\.json")
 
 
@@ -105,11 +107,10 @@ def _look_at_shards(seen: Seen, objects: Mapping[str, bytes]) -> None:
         parsed = ShardName.parse(name) if name != path else None
         if parsed is None:
             continue
-        if hashlib.sha256(data).hexdigest()[:32] != parsed.sha256:
+        digest, keys = keys_of(data)
+        if digest[:32] != parsed.sha256:
             seen.faults.append(f"I1: {name} is visible and not whole")
             continue
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            keys = list(dict.fromkeys(member.name.split(".")[0] for member in tar))
         if len(keys) != parsed.samples:
             seen.faults.append(f"I1: {name} holds {len(keys)} samples")
         seen.shards[name] = keys
@@ -121,13 +122,24 @@ def _look_at_shards(seen: Seen, objects: Mapping[str, bytes]) -> None:
             seen.indexed.add(name)
 
 
+@lru_cache(maxsize=1000)
+def keys_of(data: bytes) -> tuple[str, list[str]]:
+    """Give the sha256 of a tar, in hex, and its keys."""
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            return digest, list(dict.fromkeys(member.name.split(".")[0] for member in tar))
+    except tarfile.TarError:
+        return digest, []
+
+
 def _look_at_slots(seen: Seen, objects: Mapping[str, bytes]) -> None:
     for number, name in enumerate(sorted(filter(SLOT.fullmatch, objects))):
         if int(name[-15:-5]) != number:
             seen.faults.append(f"I3: generation {number} is missing")
             return
         try:
-            slot = parse_slot(objects[name], name)
+            slot = parse(objects[name], name)
         except WlshardError as error:
             seen.faults.append(f"I3: slot {number} is not whole: {error}")
             return

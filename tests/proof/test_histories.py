@@ -70,6 +70,7 @@ class History(RuleBasedStateMachine):
         self.world.rewind()
         Pool(URL).create()
         self.count = 0
+        self.sealed: list[tuple[str, int]] = []  # or tried to: name, samples
         self.readers: list[tuple[Follower, Manifest, float]] = []
         self.pinned: dict[str, int] = {}
         self.looked_at: set[int] = set()  # generations
@@ -81,8 +82,18 @@ class History(RuleBasedStateMachine):
     def seal(self, samples: int, dies_at: int | None) -> None:
         self.count += 1
         name = f"{self.count:x}"
+        self.sealed.append((name, samples))
         with suppress(Killed):
             seals(self.world, name, samples)(AwryStore(self.world, dies_at))
+
+    @precondition(lambda self: self.sealed)
+    @rule(data=st.data(), dies_at=st.none() | st.integers(1, 12))
+    def seal_again(self, data: st.DataObject, dies_at: int | None) -> None:
+        """As who has had no reply, or salvages what another is salvaging."""
+        name, samples = data.draw(st.sampled_from(self.sealed))
+        self.count += 1
+        with suppress(Killed):
+            seals(self.world, name, samples, f"-salvage-{self.count:016x}")(AwryStore(self.world, dies_at))
 
     @rule(
         pool_samples=st.sampled_from([0, 3, 8]),

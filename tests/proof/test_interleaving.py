@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from clocks import Hand
 from invariants import look
-from turns import Actor, Turns, at_random, in_pieces, switches
+from turns import TO_ITS_END, Actor, Pieces, Turns, at_random, in_pieces, one_switch_more
 
 from wlshard import clock
 from wlshard.errors import LostLease, NotFound
@@ -69,8 +69,8 @@ def world() -> Iterator[World]:
         made.rewind()
 
 
-def seals(world: World, name: str, samples: int = 2) -> Actor:
-    """Seal one shard of a new writer, as SealingTarget does."""
+def seals(world: World, name: str, samples: int = 2, copy: str = "") -> Actor:
+    """Seal one shard of a new writer, as SealingTarget does; a copy, as who salvages does, or tries again."""
     members, parts, at = [], [], 0
     for number in range(samples):
         header = member_header(f"{name}{number}.txt", 4)
@@ -82,7 +82,7 @@ def seals(world: World, name: str, samples: int = 2) -> Actor:
     parsed = ShardName(writer, 1, samples, hashlib.sha256(data).hexdigest()[:32])
 
     def act(store: Store) -> None:
-        with store.draft(f"shards/{parsed.writer}-000001-00000000") as draft:
+        with store.draft(f"shards/{parsed.writer}-000001-00000000{copy}") as draft:
             draft.write([data])
             assert seal(store, draft, parsed, len(data), format_index(locate_samples(members)))
         world.told.append(f"sealed {parsed}")
@@ -155,7 +155,8 @@ def time_passes(world: World) -> Actor:
     return act
 
 
-def faults_of(world: World, store: Store, actors: list[Actor], choose: Callable) -> list[str]:
+def run(world: World, store: Store, actors: list[Actor], choose: Callable) -> tuple[list[int], list[str]]:
+    """Give who did the operations, and what is wrong."""
     world.rewind()
     turns = Turns(store, actors, choose)
     turns.run()
@@ -165,17 +166,7 @@ def faults_of(world: World, store: Store, actors: list[Actor], choose: Callable)
     Pool(URL).retire()
     after = look(world.objects(), world.told)
     faults += after.faults + [f"{name} was never promoted" for name in after.waiting]
-    return [f"{fault} (order {turns.order})" for fault in faults]
-
-
-def lengths_of(world: World, actors: list[Actor]) -> list[int]:
-    lengths = []
-    for actor in actors:
-        world.rewind()
-        turns = Turns(MemoryStore(URL), [actor], in_pieces([]))
-        turns.run()
-        lengths.append(len(turns.order))
-    return lengths
+    return turns.order, [f"{fault} (order {turns.order})" for fault in faults]
 
 
 PAIRS: dict[str, Callable[[World], list[Actor]]] = {
@@ -185,6 +176,7 @@ PAIRS: dict[str, Callable[[World], list[Actor]]] = {
     "retire × retire": lambda world: [retires(world), retires(world)],
     "retire × reader": lambda world: [retires(world), reads(world, 1)],
     "retire × pin": lambda world: [retires(world), pins(world)],
+    "retire × seal again": lambda world: [retires(world), seals(world, "a", copy="-salvage-" + 16 * "0")],
     "rotate × reader": lambda world: [rotates(world), reads(world)],
     "expiry × reader": lambda world: [time_passes(world), reads(world, 3)],
 }
@@ -197,15 +189,23 @@ THREES: dict[str, Callable[[World], list[Actor]]] = {
 
 
 def all_orders(world: World, pair: str, most: int, store: Store) -> Iterator[str]:
-    actors = PAIRS[pair](world)
-    for pieces in switches(lengths_of(world, actors), most):
-        yield from faults_of(world, store, actors, in_pieces(pieces))
+    """Run two actors in all orders with at most so many switches; yield what is wrong."""
+    actors, count = PAIRS[pair](world), 0
+    todo: list[Pieces] = [[(0, TO_ITS_END)], [(1, TO_ITS_END)]]
+    while todo:
+        pieces = todo.pop()
+        order, faults = run(world, store, actors, in_pieces(pieces))
+        yield from faults
+        if len(pieces) <= most:
+            todo += one_switch_more(pieces, order)
+        count += 1
+    print(f"{count} orders of {pair}")
 
 
 def random_orders(world: World, name: str, runs: int) -> Iterator[str]:
     actors = (PAIRS | THREES)[name](world)
-    for run in range(runs):
-        yield from faults_of(world, MemoryStore(URL), actors, at_random(rng("turns", name, run)))
+    for number in range(runs):
+        yield from run(world, MemoryStore(URL), actors, at_random(rng("turns", name, number)))[1]
 
 
 @pytest.mark.parametrize("pair", PAIRS)

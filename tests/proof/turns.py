@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
 from random import Random
 
 from wlshard.store.base import Store
@@ -12,7 +11,9 @@ from wlshard.testing.storage import Operation, RecordingStore
 
 Actor = Callable[[Store], object]
 Choose = Callable[[int, list[int]], int]  # who ran last, who can run → who runs next
+Pieces = list[tuple[int, int]]  # who, how many operations
 TIMEOUT_S = 60.0
+TO_ITS_END = 1_000_000
 
 
 class Turns:
@@ -74,7 +75,7 @@ class Turn(RecordingStore):
         return super().now()
 
 
-def in_pieces(pieces: Sequence[tuple[int, int]]) -> Choose:
+def in_pieces(pieces: Pieces) -> Choose:
     """Let actors run so many operations each, in this order."""
     left = [[who, count] for who, count in pieces]
 
@@ -94,12 +95,14 @@ def at_random(draw: Random) -> Choose:
     return lambda last, alive: last if last in alive and draw.random() < 0.6 else draw.choice(alive)
 
 
-def switches(lengths: Sequence[int], most: int) -> Iterator[list[tuple[int, int]]]:
-    """Give the orders of two actors with so many operations that have at most `most` switches.
+def one_switch_more(pieces: Pieces, order: Sequence[int]) -> Iterator[Pieces]:
+    """Give the orders of two actors that begin as this one, which was run, and have one more switch, later.
 
     At the end of one the other goes on, which is no switch.
     """
-    for first in (0, 1):
-        who = [(first + turn) % 2 for turn in range(most)]
-        for counts in product(*(range(1, lengths[actor] + 1) for actor in who)):
-            yield [*zip(who, counts, strict=True), ((first + most) % 2, sum(lengths))]
+    *before, (who, _) = pieces
+    at = sum(count for _, count in before)
+    for count in range(1, len(order) - at):
+        if order[at + count - 1 : at + count + 1] != [who, who] or 1 - who not in order[at + count :]:
+            return
+        yield [*before, (who, count), (1 - who, TO_ITS_END)]

@@ -14,6 +14,8 @@ from wlshard.pool.manifest import Manifest, Stub, parse_slot
 from wlshard.pool.names import ShardName, condemned_name, lease_name, manifest_name
 from wlshard.pool.pool import Pool
 from wlshard.pool.salvage import STALE_S
+from wlshard.pool.writer import ShardWriter
+from wlshard.store.memory import MemoryStore
 from wlshard.testing.storage import FaultyStore, Killed, RecordingStore, killed_at
 
 
@@ -95,6 +97,39 @@ def test_retirement_does_not_delete_the_write_buffer(pool):
     assert {shard.name for shard in pool.buffer()} == {*waiting, unread}
     pool.rotate()
     assert set(names_of(pool.newest())) == {*waiting, unread}
+
+
+class Faint(MemoryStore):
+    """A store whose first reply about a shard is lost."""
+
+    lost = False
+
+    def create(self, name, data):
+        done = super().create(name, data)
+        if name.endswith(".tar") and not self.lost:
+            self.lost = True
+            raise StoreUnavailable("no reply")
+        return done
+
+
+def test_a_seal_retried_after_its_shard_was_promoted_and_swept_is_not_promoted_again(memory_url):
+    """Nor though its writer has no other shard in the pool any more."""
+    pool = Pool(memory_url).create()
+    writer = ShardWriter(Pool(memory_url, store=Faint(memory_url)))
+    writer.write({"__key__": "once", "txt": "x"})
+    with pytest.raises(StoreUnavailable):
+        writer.close()
+    promoted = [pool.rotate().promoted.samples]
+    for seq in range(1, 5):
+        seal_by_hand(pool.store, WRITER_B, seq)
+        promoted.append(pool.rotate().promoted.samples)
+        pool.retire()
+    assert all(name.startswith(WRITER_B) for name in shards_in(pool))
+    writer.close()
+    assert [name for name in shards_in(pool) if not name.startswith(WRITER_B)]
+    assert not pool.rotate().committed
+    assert pool.retire().shards == 1
+    assert promoted == [1] * 5
 
 
 def test_bad_shards_stay_for_their_owner_to_see(tmp_path):

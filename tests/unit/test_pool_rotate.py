@@ -249,7 +249,7 @@ def test_of_two_shards_with_one_number_the_fuller_is_promoted(pool):
     assert pool.buffer() == []
 
 
-def test_a_writers_entry_stays_while_its_shards_do_and_goes_with_them(pool):
+def test_a_writers_entry_outlives_its_shards_by_days_so_that_no_retry_is_promoted_twice(pool, monkeypatch):
     name = seal_by_hand(pool.store, WRITER_A, 1)
     pool.rotate()
     for seq in (1, 2):
@@ -259,7 +259,18 @@ def test_a_writers_entry_stays_while_its_shards_do_and_goes_with_them(pool):
     pool.store.delete(f"shards/{name}")
     seal_by_hand(pool.store, WRITER_B, 3)
     pool.rotate()
-    assert pool.newest().watermarks == {WRITER_B: Watermark(3)}
+    gone = pool.newest().watermarks[WRITER_A].gone
+    assert pool.newest().watermarks == {WRITER_A: Watermark(1, gone=gone), WRITER_B: Watermark(3)}
+    seal_by_hand(pool.store, WRITER_A, 1)
+    assert not pool.rotate().committed
+    seal_by_hand(pool.store, WRITER_B, 4)
+    pool.rotate()
+    assert pool.newest().watermarks[WRITER_A] == Watermark(1)  # one of its shards is there
+    pool.store.delete(f"shards/{name}")
+    monkeypatch.setattr("wlshard.pool.buffer.REMEMBERED_S", 0.0)
+    seal_by_hand(pool.store, WRITER_B, 5)
+    pool.rotate()
+    assert pool.newest().watermarks == {WRITER_B: Watermark(5)}
 
 
 def test_a_writer_with_missing_numbers_is_never_forgotten(pool):
@@ -268,7 +279,8 @@ def test_a_writer_with_missing_numbers_is_never_forgotten(pool):
     pool.store.delete(f"shards/{name}")
     seal_by_hand(pool.store, WRITER_B, 1)
     pool.rotate()
-    assert pool.newest().watermarks[WRITER_A] == Watermark(2, frozenset({1}))
+    mark = pool.newest().watermarks[WRITER_A]
+    assert mark == Watermark(2, frozenset({1}), mark.gone)
 
 
 # Traps: the commit

@@ -27,7 +27,7 @@ FULL = Manifest(
     parent="f" * 64,
     txn="t" * 32,
     shards=(PoolShard(NAME, 4096, 10, 6),),
-    watermarks={WRITER_A: Watermark(3, frozenset({1, 2}))},
+    watermarks={WRITER_A: Watermark(3, frozenset({1, 2})), WRITER_B: Watermark(1, gone=2.5)},
     quarantined=(Quarantined("x.tar", "cut"),),
     stats={"promoted": {"shards": 1}},
     created=1.5,
@@ -44,7 +44,7 @@ def test_a_manifest_comes_back_as_it_was_with_its_digest():
     assert parsed.samples == 10
     content = json.loads(data)
     assert content["shards"] == [[NAME, 4096, 10, 6]]
-    assert content["watermarks"] == {WRITER_A: [3, [1, 2]]}
+    assert content["watermarks"] == {WRITER_A: [3, [1, 2]], WRITER_B: [1, [], 2.5]}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,7 @@ def test_a_manifest_comes_back_as_it_was_with_its_digest():
         {"shards": None},
         {"watermarks": {WRITER_A: [3]}},
         {"watermarks": {WRITER_A: [3, [-1]]}},
+        {"watermarks": {WRITER_A: [3, [], "x"]}},
         {"quarantined": ["x"]},
         {"format": None},
     ],

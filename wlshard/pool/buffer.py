@@ -15,6 +15,8 @@ from wlshard.tar.header import BLOCK, END_MARK
 
 log = logging.getLogger(__name__)
 
+REMEMBERED_S = 30 * 86_400.0  # a writer whose shards are all gone; some 60 bytes of each manifest
+
 
 class SealedShard(NamedTuple):
     """A shard as the store lists it. `mtime`: when it was sealed, by the store's clock."""
@@ -103,20 +105,24 @@ def _fault(store: Store, shard: SealedShard) -> str | None:
     return None if mark == END_MARK else "it does not end in an end mark"
 
 
-def advance(marks: Watermarks, taken: Iterable[tuple[str, int]], listed: set[str]) -> dict[str, Watermark]:
+def advance(
+    marks: Watermarks, taken: Iterable[tuple[str, int]], listed: set[str], now: float
+) -> dict[str, Watermark]:
     """Give the child's watermarks: the parent's and the (writer, seq) taken now.
 
-    `listed`: writers of whom the store still lists a shard; who has neither that nor missing numbers goes.
+    `listed`: writers of whom the store still lists a shard; who has neither that nor missing numbers goes,
+    but not before REMEMBERED_S: a seal whose reply was lost may be tried again, by it or its salvager.
     """
     numbers: defaultdict[str, set[int]] = defaultdict(set)
     for writer, seq in taken:
         numbers[writer].add(seq)
     result = {}
     for writer in marks.keys() | numbers.keys():
-        last, missing = marks.get(writer, NOTHING)
+        last, missing, gone = marks.get(writer, NOTHING)
         new = numbers[writer]
         end = max(new | {last})
-        mark = Watermark(end, (missing | frozenset(range(last + 1, end + 1))) - new)
-        if mark.missing or writer in listed:
-            result[writer] = mark
+        missing = (missing | frozenset(range(last + 1, end + 1))) - new
+        gone = None if writer in listed else now if gone is None else gone
+        if missing or gone is None or now - gone < REMEMBERED_S:
+            result[writer] = Watermark(end, missing, gone)
     return result

@@ -29,10 +29,14 @@ class PoolShard(NamedTuple):
 
 
 class Watermark(NamedTuple):
-    """What was taken of a writer: all up to `last` but the numbers in `missing`."""
+    """What was taken of a writer: all up to `last` but the numbers in `missing`.
+
+    gone: since when, by the store's clock, none of its shards is there. None: one was, at the last rotation.
+    """
 
     last: int
     missing: frozenset[int] = frozenset()
+    gone: float | None = None
 
     def covers(self, seq: int) -> bool:
         return seq <= self.last and seq not in self.missing
@@ -83,7 +87,8 @@ class Manifest:
             "floor": self.floor,
             "shards": self.shards,
             "watermarks": {
-                writer: [mark.last, sorted(mark.missing)] for writer, mark in sorted(self.watermarks.items())
+                writer: [mark.last, sorted(mark.missing), *([] if mark.gone is None else [mark.gone])]
+                for writer, mark in sorted(self.watermarks.items())
             },
             "quarantined": self.quarantined,
             "stats": self.stats,
@@ -123,8 +128,8 @@ def parse_manifest(data: bytes, url: str) -> Manifest:
         generation, parent, txn = _count(content["generation"]), content["parent"], _text(content["txn"])
         shards = tuple(_shard(entry, generation) for entry in content["shards"])
         marks = {
-            writer: Watermark(_count(last), frozenset(map(_count, missing)))
-            for writer, (last, missing) in content["watermarks"].items()
+            writer: Watermark(_count(last), frozenset(map(_count, missing)), *map(float, gone))
+            for writer, (last, missing, *gone) in content["watermarks"].items()
         }
         quarantined = tuple(Quarantined(_text(name), _text(why)) for name, why in content["quarantined"])
         stats, created = dict(content["stats"]), float(content["created"])

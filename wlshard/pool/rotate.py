@@ -134,8 +134,9 @@ def _plan(store: Store, parent: Manifest, stubs: list[Stub], policy: Policy) -> 
     new = [PoolShard(each.name, each.bytes, each.samples, generation) for each in verdict.good]
     promoted = Count.of(new)
     young = parent.shards
+    now = store.now()
     if policy.max_age_s is not None:
-        oldest = store.now() - policy.max_age_s
+        oldest = now - policy.max_age_s
         stale = {shard.name for shard in listed if shard.mtime < oldest}
         young = tuple(shard for shard in young if shard.name not in stale)
     old = _keep(young, policy.pool_samples - promoted.samples)
@@ -148,7 +149,7 @@ def _plan(store: Store, parent: Manifest, stubs: list[Stub], policy: Policy) -> 
         parent=parent.digest,
         txn=os.urandom(16).hex(),
         shards=tuple(sorted(old + new, key=_age)),
-        watermarks=advance(parent.watermarks, verdict.taken, writers),
+        watermarks=advance(parent.watermarks, verdict.taken, writers, now),
         quarantined=(*(bad for bad in parent.quarantined if bad.shard in names), *verdict.bad),
         floor=parent.floor + len(stubs),
         stats={
