@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
+
+from wlshard.errors import NotFound
 
 Sample: TypeAlias = dict[str, Any]
 
@@ -31,3 +34,13 @@ def fields_of(sample: Sample) -> list[str]:
 def extension(field: str) -> str:
     """Give the last dotted part of a field, which picks its codec: `left.png` gives `png`."""
     return field.rpartition(".")[2]
+
+
+def choose(sample: Sample, names: Sequence[str]) -> str:
+    """Give the first of these names that the sample has. NotFound: it has none of them."""
+    for name in names:
+        if name in sample:
+            return name
+    there = ", ".join(fields_of(sample)) or "none"
+    what = f"the sample has no field {' or '.join(names)}; it has {there}"
+    raise NotFound(what, key=sample.get(KEY), url=sample.get(URL))

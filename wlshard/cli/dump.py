@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import asdict
+from typing import Any
 
 import click
 
-from wlshard.cli.entry import command
+from wlshard.cli.entry import command, tell
 from wlshard.cli.options import (
     count_option,
     force_option,
     json_option,
-    max_member_option,
-    seed_option,
-    select_option,
+    look_options,
     shards_of,
-    shuffle_option,
     skip_option,
 )
 from wlshard.errors import counted
@@ -35,16 +33,10 @@ from wlshard.errors import counted
 @click.option("-f", "--fields", help="What to write; 'png;jpg' is the first that is there.  [all]")
 @count_option
 @skip_option
-@select_option
-@shuffle_option
-@seed_option
-@max_member_option
+@look_options
 @force_option
 @json_option
-def main(
-    url: str, output: str, fields: str | None, count: int | None, skip: int, select: str | None,
-    shuffle: int, seed: int | None, max_member_bytes: int, force: bool, as_json: bool,
-) -> None:  # fmt: skip
+def main(url: str, output: str, fields: str | None, force: bool, as_json: bool, **looked: Any) -> None:
     """Write the fields of samples to files, byte for byte as they stand in the shard.
 
     A key such as train/00042 makes the folder train. Files stay in the folder that TEMPLATE begins with: a
@@ -60,24 +52,11 @@ def main(
     from wlshard.jobs.look import look
 
     tree = FileTree(output, force=force)
-    found = look(
-        shards_of(url),
-        skip=skip,
-        count_samples=count,
-        select=select,
-        shuffle_samples=shuffle,
-        seed=seed,
-        max_member_bytes=max_member_bytes,
-    )
-    shown = tqdm(found, total=count, unit=" samples", disable=not sys.stderr.isatty())
-    done = dump(shown, tree, fields, single=count == 1)
-    if as_json:
-        import json
-
-        print(json.dumps(done.as_json()))
-    else:
-        told = f"{counted(done.samples, 'sample')} in {counted(done.files, 'file')}"
-        print(f"wl-dump: {told}, {counted(done.bytes, 'byte')}", file=sys.stderr)
+    count = looked["count"]
+    found = tqdm(look(shards_of(url), **looked), total=count, unit=" samples", disable=None)
+    done = dump(found, tree, fields, single=count == 1)
+    told = f"{counted(done.samples, 'sample')} in {counted(done.files, 'file')}"
+    tell("wl-dump", asdict(done), f"{told}, {counted(done.bytes, 'byte')}", as_json=as_json)
 
 
 if __name__ == "__main__":

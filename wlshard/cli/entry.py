@@ -130,24 +130,36 @@ def run(name: str, argv: Sequence[str], body: Callable[[], int]) -> int:
         said = error.format_message()
         if "unexpected extra" in said:
             said += ": quote names with * { or blanks, so that the shell leaves them to us"
-        return _tell(name, argv, UsageError(f"{said} (see {name} --help)"))
+        return _tell_error(name, argv, UsageError(f"{said} (see {name} --help)"))
     except click.ClickException as error:
-        return _tell(name, argv, UsageError(error.format_message()))
+        return _tell_error(name, argv, UsageError(error.format_message()))
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
         drop_stdout()
         return 0  # who read has had enough
     except WlshardError as error:
-        return _tell(name, argv, error)
+        return _tell_error(name, argv, error)
     except Exception as error:  # noqa: BLE001  # one of the three places: see the design
         if isinstance(error, OSError) and error.errno in _DISK and error.filename is None:
             # Stores tell their errors themselves, with a name: a bare one is stdout, a file or a device.
             drop_stdout()
-            return _tell(name, argv, StoreUnavailable(f"cannot write the output: {error.strerror}", url="-"))
+            return _tell_error(
+                name, argv, StoreUnavailable(f"cannot write the output: {error.strerror}", url="-")
+            )
         if isinstance(error, FileNotFoundError) and error.filename is None:
-            return _tell(name, argv, NotFound("the current folder is gone: cd to one that is there"))
+            return _tell_error(name, argv, NotFound("the current folder is gone: cd to one that is there"))
         return _tell_unexpected(name, argv, error)
+
+
+def tell(name: str, result: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """Say what a command did: as JSON on stdout, or as text on stderr."""
+    if as_json:
+        import json
+
+        print(json.dumps(result))
+    else:
+        print(f"{name}: {text}", file=sys.stderr)
 
 
 def _wants_json(argv: Sequence[str]) -> bool:
@@ -155,7 +167,7 @@ def _wants_json(argv: Sequence[str]) -> bool:
     return "--json" in before
 
 
-def _tell(name: str, argv: Sequence[str], error: WlshardError) -> int:
+def _tell_error(name: str, argv: Sequence[str], error: WlshardError) -> int:
     if _wants_json(argv):
         import json
 
@@ -175,4 +187,4 @@ def _tell_unexpected(name: str, argv: Sequence[str], error: Exception) -> int:
     about = f"{type(error).__name__}: {error}"
     version = sys.modules["wlshard"].__version__
     message = f"{about} (unexpected: please report it with the lines above and wlshard {version})"
-    return _tell(name, argv, WlshardError(message))
+    return _tell_error(name, argv, WlshardError(message))

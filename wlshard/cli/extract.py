@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
 from wlshard.cli.entry import command
-from wlshard.cli.options import (
-    count_option,
-    json_option,
-    max_member_option,
-    seed_option,
-    select_option,
-    shards_of,
-    shuffle_option,
-    skip_option,
-)
+from wlshard.cli.options import count_option, json_option, look_options, shards_of, skip_option
 
 
 @command(
@@ -31,20 +23,16 @@ from wlshard.cli.options import (
 @click.option("-f", "--fields", default="__key__", show_default=True,
               help="What to write; 'png;jpg' is the first that is there.")  # fmt: skip
 @click.option("-F", "--format", "form", type=click.Choice(["tsv", "json"]), help="[default: tsv]")
-@select_option
 @click.option("-P", "--proc", metavar="CODE",
               help="Python statements, run as they stand on each selected sample, which is _.")  # fmt: skip
 @count_option
 @skip_option
-@shuffle_option
-@seed_option
-@max_member_option
-@click.option("-d", "--decode", default="rgb8", show_default=True, metavar="IMAGES",
+@look_options
+@click.option("-d", "--decode", "images", default="rgb8", show_default=True, metavar="IMAGES",
               help="How images are decoded: rgb8, rgb, gray8, gray, stored …")  # fmt: skip
 @json_option
 def main(
-    url: str, fields: str, form: str | None, select: str | None, proc: str | None, count: int | None,
-    skip: int, shuffle: int, seed: int | None, max_member_bytes: int, decode: str, as_json: bool,
+    url: str, fields: str, form: str | None, proc: str | None, as_json: bool, **looked: Any
 ) -> None:  # fmt: skip
     """Write one line a sample to stdout: the values of its fields, decoded.
 
@@ -58,15 +46,9 @@ def main(
     from wlshard.jobs.extract import extract
     from wlshard.jobs.look import look
 
-    found = look(
-        shards_of(url), skip=skip, count_samples=count, select=select, shuffle_samples=shuffle, seed=seed,
-        max_member_bytes=max_member_bytes,
-        images=decode,
-    )  # fmt: skip
-    write = sys.stdout.buffer.write
-    for line in extract(found, fields, form="json" if form == "json" or (as_json and not form) else "tsv",
-                        proc=proc):  # fmt: skip
-        write(line.encode("utf-8", "surrogateescape") + b"\n")
+    found = look(shards_of(url), **looked)
+    for line in extract(found, fields, as_json=form == "json" or (as_json and not form), proc=proc):
+        sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape") + b"\n")
 
 
 if __name__ == "__main__":

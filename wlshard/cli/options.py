@@ -80,11 +80,6 @@ json_option = click.option(
 parallel_option = click.option(
     "-P", "-p", "--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."
 )
-select_option = click.option(
-    "-S", "--select", metavar="EXPR",
-    help="Only samples of which EXPR is true: Python, run as it stands, the sample being _, as in "
-         """'_["cls"] == 3'; fields decode when touched.""",
-)  # fmt: skip
 count_option = click.option(
     "-c", "--count", type=click.IntRange(min=0), metavar="N", help="At most so many samples.  [all]"
 )
@@ -92,17 +87,21 @@ skip_option = click.option(
     "-s", "--skip", type=click.IntRange(min=0), default=0, show_default=True,
     help="Pass over so many samples first, before -S is asked.",
 )  # fmt: skip
-shuffle_option = click.option(
-    "--shuffle", type=click.IntRange(min=0), default=0, metavar="SAMPLES",
-    help="Mix the order of the shards, and of so many samples, which are held in memory.",
-)  # fmt: skip
 max_member_option = click.option(
     "--max-member", "max_member_bytes", type=Bytes(), default="16G", show_default=True,
     help="Refuse larger members: each is held in memory whole.",
 )  # fmt: skip
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0)
-seed_option = click.option("--seed", type=SEED, help="Of --shuffle: the same seed, the same order.  [fresh]")
+look_options = options([  # of `jobs.look.look`, by its names
+    click.option("-S", "--select", metavar="EXPR",
+                 help="Only samples of which EXPR is true: Python, run as it stands, the sample being _, as "
+                      """in '_["cls"] == 3'; fields decode when touched."""),
+    click.option("--shuffle", type=click.IntRange(min=0), default=0, metavar="SAMPLES",
+                 help="Mix the order of the shards, and of so many samples, which are held in memory."),
+    click.option("--seed", type=SEED, help="Of --shuffle: the same seed, the same order.  [fresh]"),
+    max_member_option,
+])  # fmt: skip
 force_option = click.option("--force", is_flag=True, help="Replace what is there already.")
 ledger_option = click.option(
     "--ledger", metavar="FILE", help="Where failed samples are listed.  [OUT's name.failed.jsonl]"

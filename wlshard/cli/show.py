@@ -12,16 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wlshard.cli.entry import SKIPPED, command
-from wlshard.cli.options import (
-    force_option,
-    json_option,
-    max_member_option,
-    seed_option,
-    select_option,
-    shards_of,
-    shuffle_option,
-)
+from wlshard.cli.options import force_option, json_option, look_options, shards_of
 from wlshard.errors import CodecError, NotFound, UsageError, counted, printable
+from wlshard.sample import choose, fields_of
 
 if TYPE_CHECKING:
     from wlshard.stream.lazy import LazySample
@@ -42,17 +35,13 @@ HEX_BYTES = 32
 @click.argument("url")
 @click.argument("skip", type=click.IntRange(min=0), default=0)
 @click.option("-f", "--field", "--fields", "fields", help="Only these; 'png;jpg' is the first that is there.")
-@select_option
-@shuffle_option
-@seed_option
-@max_member_option
+@look_options
 @click.option("-o", "--output", metavar="FILE",
               help="Write the first picture to x.png, x.jpg …; -: PNG to stdout.")  # fmt: skip
 @force_option
 @json_option
 def main(
-    url: str, skip: int, fields: str | None, select: str | None, shuffle: int, seed: int | None,
-    max_member_bytes: int, output: str | None, force: bool, as_json: bool,
+    url: str, skip: int, fields: str | None, output: str | None, force: bool, as_json: bool, **looked: Any
 ) -> int:  # fmt: skip
     """Show the sample after SKIP others (default 0: the first): its fields, sizes, values and pictures.
 
@@ -62,22 +51,12 @@ def main(
 
     URL: shards in any form, a pool (POOL, POOL@n) or - for stdin.
     """
-    from wlshard.jobs.look import look
+    from wlshard.jobs.look import first, look
 
     if as_json and output == "-":
         raise UsageError("-o - and --json both want stdout: name a file for the picture")
-    found = look(
-        shards_of(url),
-        skip=skip,
-        select=select,
-        shuffle_samples=shuffle,
-        seed=seed,
-        max_member_bytes=max_member_bytes,
-        images="stored",
-    )
-    number, sample = next(found, (0, None))
-    if sample is None:
-        raise NotFound(f"no sample after {skip} others" + (" of which -S is true" if select else ""), url=url)
+    found = look(shards_of(url), skip=skip, images="stored", **looked)
+    number, sample = first(found, url, skip, looked["select"])
     values, faults = _decoded(sample, _chosen(sample, fields))
     if output is not None:
         _write_picture(values, sample, output, force)
@@ -90,21 +69,11 @@ def main(
 
 
 def _chosen(sample: LazySample, fields: str | None) -> list[str]:
-    from wlshard.sample import fields_of
     from wlshard.stream.fields import parse_fields
+    from wlshard.stream.lazy import stored_fields
 
-    there = fields_of(dict.fromkeys(sample))
-    words = parse_fields(fields)
-    if words is None:
-        return there
-    chosen = []
-    for word in words:
-        found = next((name for name in word if name in there), None)
-        if found is None:
-            about = f"no field {';'.join(word)!r}; there are: {' '.join(map(printable, there))}"
-            raise NotFound(about, url=sample["__url__"], key=sample["__key__"])
-        chosen.append(found)
-    return chosen
+    words, stored = parse_fields(fields), stored_fields(sample)
+    return fields_of(stored) if words is None else [choose(stored, word) for word in words]
 
 
 def _decoded(sample: LazySample, names: list[str]) -> tuple[dict[str, Any], dict[str, CodecError]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from string import Formatter
-from typing import Any
 
-from wlshard.errors import GroupingError, NotFound, UsageError, counted, printable
+from wlshard.errors import GroupingError, UsageError
+from wlshard.jobs.chosen import Seen, Words
 from wlshard.jobs.look import Numbered
 from wlshard.sample import KEY, URL, fields_of
 from wlshard.store.base import object_url
@@ -24,9 +24,6 @@ class Dumped:
     samples: int = 0
     files: int = 0
     bytes: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class FileTree:
@@ -107,27 +104,21 @@ def dump(
         raise UsageError("this names all samples alike: put {key} or {index:06d} into the template")
     words = parse_fields(fields)
     _check_fields(words or [])
-    done, unseen = Dumped(), {";".join(word) for word in words or []}
+    done, seen = Dumped(), Seen(words or [])
     for number, sample in samples:
         stored = stored_fields(sample)
         name = tree.name(stored[KEY], number, stored.get(URL))
-        chosen = fields_of(stored) if words is None else []
-        for word in words or []:
-            found = next((field for field in word if field in stored), None)
-            if found is not None:
-                unseen.discard(";".join(word))
-                chosen.append(found)
+        chosen = fields_of(stored) if words is None else filter(None, seen.fields(stored))
         for field in dict.fromkeys(chosen):
             tree.write(name, field, stored[field])
             done.files += 1
             done.bytes += len(stored[field])
         done.samples += 1
-    if unseen and done.samples:
-        raise NotFound(f"none of {counted(done.samples, 'sample')} had the field {printable(min(unseen))!r}")
+    seen.check(done.samples)
     return done
 
 
-def _check_fields(words: Sequence[Sequence[str]]) -> None:
+def _check_fields(words: Words) -> None:
     for word in words:
         for name in word:
             if name.startswith("__"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count, islice
+from itertools import islice
 
 from wlshard import seeds
+from wlshard.errors import NotFound
 from wlshard.jobs.expression import Expression
 from wlshard.sample import Sample
 from wlshard.shards.reader import read_samples
@@ -21,9 +22,9 @@ def look(
     shards: Sequence[str],
     *,
     skip: int = 0,
-    count_samples: int | None = None,
+    count: int | None = None,
     select: str | None = None,
-    shuffle_samples: int = 0,
+    shuffle: int = 0,
     seed: int | None = None,
     images: bool | str = True,
     max_member_bytes: int = MAX_MEMBER_BYTES,
@@ -31,25 +32,29 @@ def look(
     """Yield samples with their numbers: shuffle, then skip, then select, then count.
 
     skip: samples passed over before any is selected, by index where one is beside the shard. select: Python
-    that is true of the samples wanted. shuffle_samples: mix over so many, which are held, and the order of
-    the shards; numbers are then of the mixed order. seed: of that, fresh if None. UsageError, UserCodeError,
+    that is true of the samples wanted. shuffle: mix over so many, which are held, and the order of the
+    shards; numbers are then of the mixed order. seed: of that, fresh if None. UsageError, UserCodeError,
     and what reading raises.
     """
     wanted = None if select is None else Expression(select, "-S")
-    if count_samples == 0:
+    if count == 0:
         return
-    found = _stream(shards, skip, shuffle_samples, seed, max_member_bytes)
-    numbered = zip(count(skip), (LazySample(sample, images) for sample in found), strict=False)
-    selected = (each for each in numbered if wanted is None or wanted.holds(each[1]))
-    yield from islice(selected, count_samples)
+    found = _stream(shards, skip, shuffle, seed, max_member_bytes)
+    numbered = enumerate((LazySample(sample, images) for sample in found), skip)
+    yield from islice((one for one in numbered if wanted is None or wanted.holds(one[1])), count)
 
 
-def _stream(
-    shards: Sequence[str], skip: int, shuffle_samples: int, seed: int | None, most: int
-) -> Iterator[Sample]:
-    if not shuffle_samples:
+def first(found: Iterator[Numbered], url: str, skip: int, select: str | None) -> Numbered:
+    """Give the first of the samples found. NotFound: there is none."""
+    for one in found:
+        return one
+    raise NotFound(f"no sample after {skip} others" + (" of which -S is true" if select else ""), url=url)
+
+
+def _stream(shards: Sequence[str], skip: int, shuffle: int, seed: int | None, most: int) -> Iterator[Sample]:
+    if not shuffle:
         return samples_from(shards, skip, max_member_bytes=most)
     random = seeds.rng(seeds.fresh_seed() if seed is None else seed, "look")
     order = sorted(shards, key=lambda _: random.random())
     read = (one for shard in order for one in read_samples(shard, copy=True, max_member_bytes=most))
-    return islice(shuffled(read, shuffle_samples, random), skip, None)
+    return islice(shuffled(read, shuffle, random), skip, None)

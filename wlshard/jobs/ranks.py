@@ -8,8 +8,7 @@ from typing import Any
 
 from wlshard.errors import UserCodeError
 from wlshard.jobs.expression import Expression
-from wlshard.sample import KEY, URL, Sample
-from wlshard.stream.fields import choose
+from wlshard.sample import KEY, URL, Sample, choose
 from wlshard.stream.lazy import LazySample
 
 

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from wlshard import seeds
 from wlshard.codecs.codec import decoder, is_image
-from wlshard.errors import CodecError, NotFound, UsageError, UserCodeError
-from wlshard.sample import KEY, URL, Sample, fields_of
+from wlshard.errors import CodecError, UsageError, UserCodeError
+from wlshard.sample import KEY, URL, Sample, choose
 
 Fields: TypeAlias = str | Sequence[str] | None
 Prepare: TypeAlias = Callable[[Sample], Any]
@@ -79,18 +79,6 @@ def _channels_first(image: Any) -> Any:
     if getattr(image, "ndim", None) == 2:
         return image[None]
     return image.transpose(2, 0, 1) if getattr(image, "ndim", None) == 3 else image
-
-
-def choose(sample: Sample, names: Sequence[str]) -> str:
-    """Give the first of these names that the sample has. NotFound: it has none of them."""
-    for name in names:
-        if name in sample:
-            return name
-    raise NotFound(
-        f"the sample has no field {' or '.join(names)}; it has {', '.join(fields_of(sample)) or 'none'}",
-        key=sample.get(KEY),
-        url=sample.get(URL),
-    )
 
 
 def transformer(
