@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wlshard.cli.each import do_jobs
-from wlshard.cli.entry import command
+from wlshard.cli.entry import command, progress
 from wlshard.cli.options import (
     SEED,
     Bytes,
@@ -22,6 +20,9 @@ from wlshard.cli.options import (
     resharded_option,
     shard_samples_option,
 )
+
+if TYPE_CHECKING:
+    from wlshard.jobs.each import ShardJob
 
 
 @command(
@@ -79,9 +80,9 @@ def main(
     creation, total, tally = Creation(source, output, force=force, **order), Done(), Tally()
     outputs: list[str] = []
 
-    def plan() -> Any:
-        with _counted() as heard:
-            jobs = create_jobs(creation, total, tally, heard)
+    def plan() -> list[ShardJob]:
+        with progress(" files") as bar:
+            jobs = create_jobs(creation, total, tally, bar.update)
         outputs.extend(job.output for job in jobs)
         return jobs
 
@@ -95,18 +96,6 @@ def main(
         passed = ", ".join(f"{count:,} {what}" for what, count in tally.passed_over.items())
         print(f"wl-create: left out: {passed}", file=sys.stderr)
     return code
-
-
-@contextmanager
-def _counted() -> Iterator[Callable[[], object]]:
-    """Give who is told of each file found."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit=" files") as bar:
-        yield bar.update
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wlshard.cli.entry import command, tell
+from wlshard.cli.entry import command, progress, tell
 from wlshard.cli.options import (
     count_option,
     force_option,
@@ -46,14 +46,12 @@ def main(url: str, output: str, fields: str | None, force: bool, as_json: bool, 
 
     URL: shards in any form, a pool (POOL, POOL@n) or - for stdin.
     """
-    from tqdm import tqdm
-
     from wlshard.jobs.dump import FileTree, dump
     from wlshard.jobs.look import look
 
     tree = FileTree(output, force=force)
     count = looked["count"]
-    found = tqdm(look(shards_of(url), **looked), total=count, unit=" samples", disable=None)
+    found = progress(" samples", count, of=look(shards_of(url), **looked))
     done = dump(found, tree, fields, single=count == 1)
     told = f"{counted(done.samples, 'sample')} in {counted(done.files, 'file')}"
     tell("wl-dump", asdict(done), f"{told}, {counted(done.bytes, 'byte')}", as_json=as_json)

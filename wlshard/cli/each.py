@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wlshard.cli.entry import SKIPPED
+from wlshard.cli.entry import SKIPPED, progress, tell
 from wlshard.cli.options import (
     engine_option,
     force_option,
@@ -88,78 +88,65 @@ def do_jobs(
         if jobs[0].force and os.path.exists(ledger):
             os.unlink(ledger)
         append(ledger, total.failed)
-        with _shown(every, verbose=verbose, quiet=quiet) as (heard, done):
-            done(total)
-            for one in run_jobs(todo, processes, heard=heard, **how):
+        with closing(_Shown(every, verbose, quiet)) as shown:
+            shown.totals(total)
+            for one in run_jobs(todo, processes, heard=shown.sample, **how):
                 append(ledger, one.failed)
                 total.add(one)
-                done(total)
+                shown.totals(total)
     result = {
         "read": total.read, "written": total.written, "dropped": total.dropped, "failed": len(total.failed),
         "faults": total.faults, "shards": total.shards, "already_done": len(jobs) - len(todo),
         "ledger": ledger if total.failed else None, "seconds": clock.monotonic() - start,
     }  # fmt: skip
-    _tell(name, result, as_json=as_json and output != "-", quiet=quiet)
+    as_json = as_json and output != "-"
+    if as_json or not quiet:
+        tell(name, result, _said(result), as_json=as_json)
     return SKIPPED if total.failed or total.faults else 0
 
 
-def _tell(name: str, result: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        import json
-
-        print(json.dumps(result))
-    elif not quiet:
-        text = f"{counted(result['read'], 'sample')} read, {result['written']:,} written to "
-        text += f"{counted(result['shards'], 'shard')}, {result['dropped']:,} dropped"
-        text += f", {result['failed']:,} failed"
-        if result["already_done"]:
-            text += f"; there already: {counted(result['already_done'], 'shard')}"
-        if result["ledger"]:
-            text += f"; those that failed are in {printable(result['ledger'])}"
-        print(f"{name}: {text}, {result['seconds']:.1f} s", file=sys.stderr)
+def _said(result: Mapping[str, Any]) -> str:
+    text = f"{counted(result['read'], 'sample')} read, {result['written']:,} written to "
+    text += f"{counted(result['shards'], 'shard')}, {result['dropped']:,} dropped"
+    text += f", {result['failed']:,} failed"
+    if result["already_done"]:
+        text += f"; there already: {counted(result['already_done'], 'shard')}"
+    if result["ledger"]:
+        text += f"; those that failed are in {printable(result['ledger'])}"
+    return f"{text}, {result['seconds']:.1f} s"
 
 
-@contextmanager
-def _shown(
-    every: int | None, *, verbose: bool, quiet: bool
-) -> Iterator[tuple[Callable[[Made], None], Callable[[Done], object]]]:
-    """Give who is told of each sample, and who of the totals after each job."""
-    bar, seen, told = None, 0, 0
-    if sys.stderr.isatty() and not quiet:
-        from tqdm import tqdm
+class _Shown:
+    """Hears of each sample, and of the totals after each job; tells what was asked for on stderr."""
 
-        bar = tqdm(unit=" samples")
+    def __init__(self, every: int | None, verbose: bool, quiet: bool) -> None:
+        self._every, self._verbose, self._quiet = every, verbose, quiet
+        self._bar = progress(" samples", hidden=quiet)
+        self._seen = self._told = 0
 
-    def heard(made: Made) -> None:
-        nonlocal seen, told
-        if every and seen % every == 0:
-            print(f"{seen} {printable(made.sample['__key__'])}", file=sys.stderr)
+    def sample(self, made: Made) -> None:
+        if self._every and self._seen % self._every == 0:
+            print(f"{self._seen} {printable(made.sample['__key__'])}", file=sys.stderr)
         if made.failed is not None:
-            told += 1
-            tell(made.failed)
-        for sample in made.samples if verbose else ():
+            self._told += 1
+            self._tell(made.failed)
+        for sample in made.samples if self._verbose else ():
             print(printable(sample["__key__"]), *map(printable, fields_of(sample)), file=sys.stderr)
-        seen += 1
-        if bar is not None:
-            bar.update()
+        self._seen += 1
+        self._bar.update()
 
-    def tell(failed: dict[str, Any]) -> None:
-        if not quiet:
+    def totals(self, total: Done) -> None:
+        for failed in total.failed[self._told :]:
+            self._tell(failed)
+        self._told = len(total.failed)
+        self._bar.update(total.read - self._bar.n)
+
+    def _tell(self, failed: Mapping[str, Any]) -> None:
+        if not self._quiet:
             reason = printable(failed["error"]["message"].splitlines()[-1])
             sample = f"{printable(failed['key'])} of " * bool(failed["key"])
             url = failed["error"]["url"] or failed["url"]
             print(f"failed: {sample}{printable(url)}: {reason}", file=sys.stderr)
 
-    def done(total: Done) -> None:
-        nonlocal told
-        for failed in total.failed[told:]:
-            tell(failed)
-        told = len(total.failed)
-        if bar is not None:
-            bar.update(total.read - bar.n)
-
-    try:
-        yield heard, done
-    finally:
-        if bar is not None:
-            bar.close()
+    def close(self) -> None:
+        self._bar.close()

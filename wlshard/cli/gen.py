@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wlshard.cli.entry import INTERRUPTED, command
+from wlshard.cli.entry import INTERRUPTED, command, progress, tell
 from wlshard.cli.options import COUNT, generator_options, json_option, shards_of
 from wlshard.errors import UsageError, counted
 
@@ -54,7 +53,6 @@ def main(
     """
     from wlshard.jobs.job import Job
     from wlshard.jobs.supervise import supervise
-    from wlshard.jobs.targets import is_template
     from wlshard.seeds import fresh_seed
     from wlshard.shards.numbered import delete_numbered
     from wlshard.shards.writer import TemplateTarget
@@ -63,14 +61,14 @@ def main(
         if pool is not None or output is not None:
             raise UsageError("with --adopt name a POOL, and nothing else")
         return _adopt(adopt, function, settings["schema"] == "any", as_json)
-    target = _target(pool, output, is_template)
+    target = _target(pool, output)
     if force and output is not None:
         TemplateTarget(output)  # UsageError if it is none, before anything is deleted
         delete_numbered(output)
     job = Job(function, target, seed=fresh_seed() if seed is None else seed, args=dict(args), **settings)
     with _shown(job.samples, target) as show:
         totals, interrupted = supervise(job, parallel, gpus=gpus or (), show=show)
-    _told({**totals.as_json(), "seed": job.seed}, as_json)
+    _tell({**totals.as_json(), "seed": job.seed}, as_json)
     return INTERRUPTED if interrupted else 0
 
 
@@ -83,36 +81,29 @@ def _adopt(source: str, pool: str, any_schema: bool, as_json: bool) -> int:
     started, urls = clock.monotonic(), shards_of(source)
     with _shown(None, pool) as show:
         done = adopt(urls, Pool(pool), any_schema=any_schema, report=lambda at: show(Totals(**vars(at))))
-    _told(Totals(**vars(done), seconds=clock.monotonic() - started).as_json(), as_json)
+    _tell(Totals(**vars(done), seconds=clock.monotonic() - started).as_json(), as_json)
     return 0
 
 
-def _told(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        import json
-
-        print(json.dumps(result))
-        return
-    sealed = f"{result['sealed']:,} sealed in {counted(result['shards'], 'shard')}"
-    told = f"{counted(result['generated'], 'sample')} generated, {sealed}"
-    told += f" ({counted(result['bytes'], 'byte')}), {result['dropped']:,} dropped"
-    told += f", {counted(result['restarts'], 'restart')}, {result['seconds']:.1f} s"
-    seed = f", seed {result['seed']}" if "seed" in result else ""
-    print(f"wl-gen: {told}{seed}", file=sys.stderr)
+def _tell(result: dict[str, Any], as_json: bool) -> None:
+    text = f"{counted(result['generated'], 'sample')} generated, {result['sealed']:,} sealed in "
+    text += f"{counted(result['shards'], 'shard')} ({counted(result['bytes'], 'byte')}), "
+    text += f"{result['dropped']:,} dropped, {counted(result['restarts'], 'restart')}, "
+    text += f"{result['seconds']:.1f} s" + (f", seed {result['seed']}" if "seed" in result else "")
+    tell("wl-gen", result, text, as_json=as_json)
 
 
-def _target(pool: str | None, output: str | None, is_template: Callable[[str], bool]) -> str:
-    if pool is not None and output is None:
-        if is_template(pool):
-            raise UsageError(f"to write plain shards say -o {pool}", url=pool)
-        return pool
-    if output is not None and pool is None:
-        if not is_template(output):
-            raise UsageError(
-                "shards are named by a template, -o 'x-%06d.tar'; a pool needs no -o", url=output
-            )
-        return output
-    raise UsageError("name either a POOL or -o 'x-%06d.tar'")
+def _target(pool: str | None, output: str | None) -> str:
+    from wlshard.jobs.targets import is_template
+
+    target = pool or output
+    if target is None or (pool and output):
+        raise UsageError("name either a POOL or -o 'x-%06d.tar'")
+    if is_template(target) and pool:
+        raise UsageError(f"to write plain shards say -o {pool}", url=pool)
+    if not is_template(target) and output:
+        raise UsageError("shards are named by a template, -o 'x-%06d.tar'; a pool needs no -o", url=output)
+    return target
 
 
 @contextmanager
@@ -120,18 +111,15 @@ def _shown(samples: int | None, target: str) -> Iterator[Callable[[Totals], None
     """Show totals as a progress bar on a terminal; warn of waits anywhere."""
     from wlshard.jobs.gate import log_waits
 
-    warn = log_waits(target)
-    if not sys.stderr.isatty():
-        yield warn
-        return
-    from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    with logging_redirect_tqdm(), tqdm(total=samples, unit=" samples") as bar:
+    warn = log_waits(target)
+    with progress(" samples", samples) as bar:
 
         def show(totals: Totals) -> None:
             warn(totals)
             bar.set_postfix(shards=totals.shards, restarts=totals.restarts, refresh=False)
             bar.update(totals.generated - bar.n)
 
-        yield show
+        with nullcontext() if bar.disable else logging_redirect_tqdm():
+            yield show

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from wlshard.cli.entry import command
+from wlshard.cli.entry import command, progress, tell
 from wlshard.cli.options import force_option, json_option
 from wlshard.errors import GroupingError, TarError, WlshardError, counted
 
@@ -46,26 +46,19 @@ def main(shards: tuple[str, ...], missing: bool, force: bool, as_json: bool) -> 
         urls = without_index(urls)
     check_indexable(urls, force=force)
     made, fault = _write(urls, force)
-    if as_json:
-        import json
-
-        print(json.dumps(made))
-    else:
-        told = f"{counted(made['samples'], 'sample')} in {counted(made['shards'], 'shard')} indexed"
-        print(f"wl-index: {told}", file=sys.stderr)
+    text = f"{counted(made['samples'], 'sample')} in {counted(made['shards'], 'shard')} indexed"
+    tell("wl-index", made, text, as_json=as_json)
     if fault is not None:
         raise fault
 
 
 def _write(urls: Sequence[str], force: bool) -> tuple[dict[str, Any], WlshardError | None]:
     """Index the shards; give what was done, and the first fault, having told the others."""
-    from tqdm import tqdm
-
     from wlshard.shards.indexing import write_index
 
     made: dict[str, Any] = {"shards": 0, "samples": 0, "indexes": []}
     first: WlshardError | None = None
-    with tqdm(total=len(urls), unit=" shards", disable=not sys.stderr.isatty()) as bar:
+    with progress(" shards", len(urls)) as bar:
         for url in urls:
             try:
                 index, samples = write_index(url, force=force)

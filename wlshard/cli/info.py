@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from wlshard.cli.entry import command
+from wlshard.cli.entry import command, progress
 from wlshard.cli.options import force_option, json_option, max_member_option, shards_of
 from wlshard.errors import TarError, UsageError, WlshardError
 
@@ -141,24 +141,22 @@ def _write(report: str, url: str, found: dict[str, Any], gathered: Gathered, for
 
 
 def _verify(source: Resolved, survey: Survey, max_member_bytes: int) -> Verification:
-    from tqdm import tqdm
-
     from wlshard.pool.verify import verify_pool
     from wlshard.shards.verify import verify
 
-    with tqdm(unit="B", unit_scale=True, unit_divisor=1024, disable=not sys.stderr.isatty()) as bar:
+    with progress("B") as bar:
 
-        def progress(done: int, total: int | None) -> None:
+        def shown(done: int, total: int | None) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         if source.pool is None:
-            return verify(source.urls, look=survey.add, progress=progress, max_member_bytes=max_member_bytes)
+            return verify(source.urls, look=survey.add, progress=shown, max_member_bytes=max_member_bytes)
         return verify_pool(
             source.pool,
             source.generation,
             look=survey.add,
-            progress=progress,
+            progress=shown,
             max_member_bytes=max_member_bytes,
         )
 

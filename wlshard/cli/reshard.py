@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import click
 
-from wlshard.cli.entry import command
+from wlshard.cli.entry import command, progress, tell
 from wlshard.cli.options import (
     SEED,
     Bytes,
@@ -104,31 +102,15 @@ def main(
     start, seed = clock.monotonic(), fresh_seed() if seed is None else seed
     inputs = [shards_of(one) for one in sources]
     plan = Resharding(inputs, seed=seed, drop=[one.lower() for one in drop or ()], **order)
-    with _told() as heard:
-        done = reshard(plan, heard)
-    result = {**done.as_json(), "seed": seed, "seconds": clock.monotonic() - start}
-    if as_json and plan.output != "-":
-        import json
-
-        print(json.dumps(result))
-    else:
-        drawn = f" with --seed {seed}" if plan.shuffle or plan.weights else ""
-        told = f"{counted(done.samples, 'sample')} written to {counted(done.shards, 'shard')}"
-        size = f"{counted(done.bytes, 'byte')} of tar"
-        print(f"wl-reshard: {told}, {size}{drawn}, {result['seconds']:.1f} s", file=sys.stderr)
-
-
-@contextmanager
-def _told() -> Iterator[Callable[[str], object]]:
-    """Give who is told of each sample read and written."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(desc="read", unit=" samples") as read, tqdm(desc="written", unit=" samples") as written:
+    with progress(" samples", desc="read") as read, progress(" samples", desc="written") as written:
         bars = {"read": read, "written": written}
-        yield lambda what: bars[what].update()
+        done = reshard(plan, lambda what: bars[what].update())
+    seconds = clock.monotonic() - start
+    drawn = f" with --seed {seed}" if plan.shuffle or plan.weights else ""
+    text = f"{counted(done.samples, 'sample')} written to {counted(done.shards, 'shard')}"
+    text += f", {counted(done.bytes, 'byte')} of tar{drawn}, {seconds:.1f} s"
+    result = {**asdict(done), "seed": seed, "seconds": seconds}
+    tell("wl-reshard", result, text, as_json=as_json and plan.output != "-")
 
 
 if __name__ == "__main__":

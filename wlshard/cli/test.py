@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from wlshard.cli.entry import command
+from wlshard.cli.entry import command, progress
 from wlshard.cli.options import COUNT, SEED, json_option, options, shards_of
 from wlshard.errors import UsageError
 
@@ -163,14 +163,8 @@ def _mixing(
     from wlshard.jobs.mixing import labels_of, mixing, quality
 
     shuffle = shuffle or HELD
-    bar = None
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        bar = tqdm(unit=" samples", desc=f"reading {field}", leave=False)
-    labels = labels_of(urls, field, bar.update if bar else lambda: None)
-    if bar:
-        bar.close()
+    with progress(" samples", desc=f"reading {field}") as bar:
+        labels = labels_of(urls, field, bar.update)
     found = mixing(urls, labels, batch=batch, shuffle=shuffle, world=world, seed=seed)
     if vs is not None:
         from wlshard.testing import versus

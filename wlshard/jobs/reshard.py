@@ -11,9 +11,9 @@ import os
 import resource
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from wlshard import seeds
 from wlshard.errors import GroupingError, UsageError, printable
@@ -78,9 +78,6 @@ class Resharded:
     samples: int
     shards: int
     bytes: int
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def reshard(order: Resharding, heard: Callable[[str], object] = lambda _: None) -> Resharded:
