@@ -12,7 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from wlshard.jobs.gate import log_waits
+from wlshard.jobs.generate import run_job
+from wlshard.jobs.job import Job, Progress
+from wlshard.jobs.usercode import load
+from wlshard.pool.pool import Pool
+
 Sample = dict[str, Any]
+
+
+def generate(function: Any, target: str, **settings: Any) -> Progress:
+    """Run a generator in this process."""
+    if not target.endswith(".tar"):
+        Pool(target).create()
+    name = function if isinstance(function, str) else function.__qualname__
+    job = Job(name, target, **{one: value for one, value in settings.items() if value is not None})
+    return run_job(job, load(function) if isinstance(function, str) else function, log_waits(target))
 
 
 def numbered(rng: np.random.Generator, worker: int) -> Iterator[Sample]:

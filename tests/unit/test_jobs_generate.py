@@ -14,6 +14,7 @@ from typing import Any
 import generators
 import numpy as np
 import pytest
+from generators import generate
 from processes import environ, until
 
 from wlshard.errors import (
@@ -24,8 +25,8 @@ from wlshard.errors import (
     UsageError,
     UserCodeError,
 )
-from wlshard.jobs.generate import Progress, generate, run_job
-from wlshard.jobs.job import Job
+from wlshard.jobs.generate import run_job
+from wlshard.jobs.job import Job, Progress
 from wlshard.jobs.usercode import load
 from wlshard.loader import samples
 from wlshard.pool.pool import Pool
@@ -129,8 +130,8 @@ def test_an_error_carries_the_users_traceback_and_what_was_whole_is_sealed(tmp_p
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_seals_what_is_whole_and_is_then_delivered(tmp_path: Path, number: int) -> None:
     code = (
-        "import sys, generators; from wlshard.jobs.generate import generate;"
-        "generate(generators.blocking, sys.argv[1], args={'folder': sys.argv[2]})"
+        "import sys, generators;"
+        "generators.generate(generators.blocking, sys.argv[1], args={'folder': sys.argv[2]})"
     )
     run = [sys.executable, "-c", code, str(tmp_path / "p"), str(tmp_path)]
     with subprocess.Popen(run, env=environ(), stderr=subprocess.DEVNULL) as process:

@@ -109,9 +109,9 @@ def _target(pool: str | None, output: str | None) -> str:
 @contextmanager
 def _shown(samples: int | None, target: str) -> Iterator[Callable[[Totals], None]]:
     """Show totals as a progress bar on a terminal; warn of waits anywhere."""
-    from wlshard.jobs.gate import log_waits
-
     from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from wlshard.jobs.gate import log_waits
 
     warn = log_waits(target)
     with progress(" samples", samples) as bar:

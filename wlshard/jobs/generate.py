@@ -3,76 +3,75 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from wlshard import clock
 from wlshard.errors import CodecError, GroupingError, UsageError, UserCodeError
-from wlshard.jobs.gate import Gate, log_waits
-from wlshard.jobs.job import Job, Progress, Report, WhenFull
+from wlshard.jobs.engine import Answer
+from wlshard.jobs.gate import Gate
+from wlshard.jobs.job import Job, Progress, Report
 from wlshard.jobs.stopping import SealFirst
-from wlshard.jobs.targets import open_target, pool_of
-from wlshard.jobs.usercode import Function, bind, function_name, load, samples_of
+from wlshard.jobs.targets import SharedTemplate, pool_of
+from wlshard.jobs.usercode import Function, bind, load, samples_of
+from wlshard.pool.seal import SealingTarget
 from wlshard.sample import KEY, Sample
-from wlshard.seeds import fresh_seed, seed_of
+from wlshard.seeds import seed_of
 from wlshard.shards.writer import RollingWriter
 
 log = logging.getLogger(__name__)
 
+TELL_S = 0.1
 
-def generate(
-    function: Function | str,
-    target: str,
-    *,
-    samples: int | None = None,
-    seed: int | None = None,
-    fields: Sequence[str] | None = None,
-    args: Mapping[str, Any] | None = None,
-    cap: int | None = None,
-    when_full: WhenFull = "wait",
-    shard_samples: int = 10_000,
-    shard_bytes: int = 2**28,
-    shard_seconds: float | None = 60.0,
-) -> Progress:
-    """Run a generator function in this process, into a pool (made if absent) or a template `x-%06d.tar`.
 
-    function: yields dicts of fields, or tuples if `fields` names them; what it asks for by parameter name of
-    rng (a numpy Generator), worker, workers, device, it is given; `args` fills further ones. If it ends
-    before `samples` are made it is called again, its rng going on. seed: None is fresh entropy.
+def do_job(args: Mapping[str, Any], _: memoryview, tell: Callable[[dict[str, Any]], None]) -> Answer:
+    """Do a job: a task that tells its progress, when something is sealed and else ten times a second."""
+    job, latest = Job(**args), Progress()
+    told_at, told_sealed = float("-inf"), -1
 
-    Blocks until it has ended; at `cap` samples in the write buffer it waits for a rotation, and says so.
-    Whatever ends it (an error, SIGTERM and SIGINT too), whole samples already made are sealed first.
-    Errors: UsageError, UserCodeError, CodecError, GroupingError, AccessDenied, StoreUnavailable.
-    """
-    pool = pool_of(target)
-    if pool is not None:
-        pool.create()
-    job = Job(
-        function=function if isinstance(function, str) else function_name(function),
-        target=target,
-        samples=samples,
-        seed=fresh_seed() if seed is None else seed,
-        fields=fields,
-        args=args or {},
-        cap=cap,
-        when_full=when_full,
-        shard_samples=shard_samples,
-        shard_bytes=shard_bytes,
-        shard_seconds=shard_seconds,
-    )
-    return run_job(job, load(function) if isinstance(function, str) else function, log_waits(target))
+    def report(progress: Progress) -> None:
+        nonlocal latest, told_at, told_sealed
+        latest, now = progress, clock.monotonic()
+        if progress.sealed != told_sealed or now - told_at >= TELL_S:
+            told_at, told_sealed = now, progress.sealed
+            tell(asdict(progress))
+
+    try:
+        function = load(job.function)
+    except UserCodeError as error:
+        raise error from None  # no accident of the generator's, which may not come again: it stays
+    try:
+        run_job(job, function, report)
+    finally:
+        tell(asdict(latest))
+    return Answer({})
 
 
 def run_job(job: Job, function: Function, report: Report) -> Progress:
-    """Do a job; `report` hears of each sample and, while waiting, of each look at the write buffer."""
+    """Run a generator function in this process, into a pool or plain shards.
+
+    It yields dicts of fields, or tuples if the job's `fields` names them; what it asks for by parameter name
+    of rng (a numpy Generator), worker, workers, device, it is given; `args` fills further ones. If it ends
+    before `samples` are made it is called again, its rng going on.
+
+    Blocks until it has ended; at `cap` samples in the write buffer it waits for a rotation. `report` hears of
+    each sample and, while waiting, of each look at the write buffer. Whatever ends it (an error, SIGTERM and
+    SIGINT too), whole samples already made are sealed first.
+    Errors: UsageError, UserCodeError, CodecError, GroupingError, AccessDenied, StoreUnavailable.
+    """
     pool = pool_of(job.target)
     if job.cap is not None and pool is None:
         raise UsageError("a cap is for a pool: plain shards have no write buffer")
     if job.when_full not in ("wait", "drop"):
         raise UsageError(f"when full: wait or drop, not {job.when_full!r}")
     call = bind(function, _offered(job), job.args)
-    target = open_target(job.target, job.worker, job.workers, job.done, any_schema=job.schema == "any")
+    target = (
+        SharedTemplate(job.target, job.worker, job.workers, job.done)
+        if pool is None
+        else SealingTarget(pool, any_schema=job.schema == "any")
+    )
     writer = RollingWriter(
         target,
         shard_samples=job.shard_samples,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
+
+from wlshard.seeds import fresh_seed
 
 WhenFull: TypeAlias = Literal["wait", "drop"]
 
@@ -20,7 +22,7 @@ class Job:
     function: str
     target: str
     samples: int | None = None
-    seed: int = 0
+    seed: int = field(default_factory=fresh_seed)
     worker: int = 0
     workers: int = 1
     start: int = 0
@@ -52,6 +54,11 @@ class Progress:
     waiting_s: float | None = None
     buffered: int = 0  # samples found in the write buffer when it was last looked at
     writer: str | None = None
+
+    def plus(self, later: Progress) -> Progress:
+        """Sum up with what came later; what is no sum is of that."""
+        summed = ("generated", "sealed", "dropped", "shards", "bytes")
+        return replace(later, **{name: getattr(self, name) + getattr(later, name) for name in summed})
 
 
 Report: TypeAlias = Callable[[Progress], None]

@@ -7,11 +7,13 @@ import selectors
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Protocol, Self
 
 from wlshard import clock
 from wlshard.errors import UsageError, WlshardError, counted
 from wlshard.jobs.job import Job, Progress
+from wlshard.jobs.process import Process
 from wlshard.jobs.stopping import StopFlag
 from wlshard.jobs.targets import pool_of
 from wlshard.jobs.worker import Worker
@@ -119,8 +121,8 @@ class Generators:
         due = [max(0.0, worker.due - now) for worker in self.workers if worker.due is not None]
         self._hear(min([timeout_s, TICK_S, *due]))
         for worker in self.workers:
-            if worker.has_ended():
-                self._reap(worker)
+            if worker.process is not None and worker.process.has_ended():
+                self._reap(worker, worker.process)
                 worker.settle()
                 if not worker.done:
                     self._plan_restart(worker)
@@ -132,34 +134,27 @@ class Generators:
         """Sum up what the workers told."""
         each = [worker.total() for worker in self.workers]
         waits = [worker.latest.waiting_s for worker in self.workers if not worker.done]
-        return Totals(
-            generated=sum(one.generated for one in each),
-            sealed=sum(one.sealed for one in each),
-            dropped=sum(one.dropped for one in each),
-            shards=sum(one.shards for one in each),
-            bytes=sum(one.bytes for one in each),
-            waiting_s=None if None in waits else max((wait for wait in waits if wait), default=None),
-            buffered=max(one.buffered for one in each),
-            restarts=self.restarts,
-            seconds=clock.monotonic() - self._started,
-        )
+        told = vars(reduce(Progress.plus, each)) | {
+            "waiting_s": None if None in waits else max((wait for wait in waits if wait), default=None),
+            "buffered": max(one.buffered for one in each),
+        }
+        return Totals(**told, restarts=self.restarts, seconds=clock.monotonic() - self._started)
 
     def close(self) -> None:
         """End all processes and wait for them to seal; afterwards nothing is left of them. Closes twice."""
         if self._watched is None:
             return
-        for worker in self.workers:
-            worker.ask()
-        until, ended = clock.monotonic() + self._grace_s, list[Worker]()
-        while any(worker.process is not None for worker in self.workers):
+        running = {worker: worker.process for worker in self.workers if worker.process is not None}
+        for process in running.values():
+            process.ask()
+        until, ended = clock.monotonic() + self._grace_s, list(running)
+        while running:
             if clock.monotonic() >= until or self._hurry():
-                for worker in self.workers:
-                    worker.kill()
+                for process in running.values():
+                    process.kill()
             self._hear(TICK_S)
-            for worker in self.workers:
-                if worker.has_ended():
-                    self._reap(worker)
-                    ended.append(worker)
+            for worker in [worker for worker, process in running.items() if process.has_ended()]:
+                self._reap(worker, running.pop(worker))
         self._watched.close()
         self._watched = None
         for worker in ended:
@@ -167,7 +162,7 @@ class Generators:
                 worker.settle()
             except WlshardError as error:
                 log.warning("what a process left is not sealed yet, the next start will try again: %s", error)
-            if worker.error is not None and not worker.retry:
+            if worker.error is not None and not worker.accident:
                 log.warning("while ending: %s", worker.error)
 
     def watch(self, what: HasFileno, ready: Callable[[], object]) -> None:
@@ -185,12 +180,11 @@ class Generators:
                 selector.unregister(key.fileobj)
 
     def _start(self, worker: Worker) -> None:
-        worker.start()
-        self._selector().register(worker.status, selectors.EVENT_READ, worker.hear)
+        self._selector().register(worker.start(), selectors.EVENT_READ, worker.hear)
 
-    def _reap(self, worker: Worker) -> None:
+    def _reap(self, worker: Worker, process: Process) -> None:
         with suppress(KeyError):  # it is out already if its pipe was closed first
-            self._selector().unregister(worker.status)
+            self._selector().unregister(process.status)
         worker.reap()
 
     def _plan_restart(self, worker: Worker) -> None:
@@ -199,16 +193,15 @@ class Generators:
         if worker.left == 0:
             worker.done = True  # what was salvaged is all that was missing
             return
-        if not worker.retry and not worker.proven:
+        if not worker.accident and not worker.proven:
             raise error
         if worker.failures >= FAILURES:
             message = f"given up after {FAILURES} failures in a row, the last: {error.message}"
             raise type(error)(message, url=error.url, member=error.member, key=error.key) from error
         pause = min(LONGEST_PAUSE_S, self._pause_s * 2 ** (worker.failures - 1))
         worker.due = clock.monotonic() + pause
-        again = str(error) == worker.told
-        worker.told = str(error)
-        told = worker.told.splitlines()[-1] if again else worker.told  # one traceback is enough
+        told, worker.warned, before = str(error), str(error), worker.warned
+        told = told.splitlines()[-1] if told == before else told  # one traceback is enough
         log.warning("%s\nstarting it anew in %g s (failure %d of %d)", told, pause, worker.failures, FAILURES)
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from wlshard.errors import NotFound
 from wlshard.pool.pool import Pool
-from wlshard.pool.seal import SealingTarget
 from wlshard.sample import Sample
 from wlshard.shards.writer import ClosedShard, TemplateTarget
 from wlshard.store.base import Draft
@@ -52,18 +51,6 @@ class SharedTemplate:
 
     def _number(self, seq: int) -> int:
         return (self._shards_done + seq - 1) * self._workers + self._worker + 1  # the plain one counts from 1
-
-
-def open_target(
-    target: str, worker: int, workers: int, done: tuple[int, int], *, any_schema: bool = False
-) -> SealingTarget | SharedTemplate:
-    """Give the target of one start of a worker."""
-    pool = pool_of(target)
-    return (
-        SharedTemplate(target, worker, workers, done)
-        if pool is None
-        else SealingTarget(pool, any_schema=any_schema)
-    )
 
 
 def published(template: str, worker: int, workers: int, after: int = 0) -> tuple[int, int, int]:

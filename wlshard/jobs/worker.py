@@ -16,15 +16,13 @@ from wlshard.jobs.process import Process, how_it_ended
 from wlshard.jobs.targets import pool_of, published
 from wlshard.pool.buffer import sealed_shards
 
-_SUMMED = "generated", "sealed", "dropped", "shards", "bytes"
-
 
 class Worker:
-    """Starts a child process for its share of a job, hears its progress, and settles what it left.
+    """Starts a process for its share of a job, hears its progress, and settles what it left.
 
     `left`: samples of the share that no start has sealed or dropped; None: no share, the generator decides.
     `failures`: starts in a row that failed; one that went on after sealing a shard begins a new row, and
-    has `proven` that it can work.
+    has `proven` that it can work. `error`: of the last start; `accident`: it may not come again.
     """
 
     def __init__(self, job: Job) -> None:
@@ -35,40 +33,35 @@ class Worker:
         self.proven = False
         self.due: float | None = None  # when the next start is, by the monotonic clock
         self.process: Process | None = None
-        self.error: WlshardError | None = None  # of the last start that told one
-        self.told = ""  # the last error that was warned of
-        self.retry = True
-        self._code = 0  # what the last process ended with
-        self.finished = False  # the process told that it came to its end
+        self.error: WlshardError | None = None
+        self.accident = True
+        self.warned = ""  # the last error that was warned of
         self.latest = Progress()
         self._before = Progress()  # sum of the starts that ended
+        self._code = 0  # what the last process ended with
         self._unread = b""
 
-    def start(self) -> None:
-        """Start the next process: a new writer with its own seed."""
-        self.due, self.error, self.retry, self.finished = None, None, True, False
+    def start(self) -> int:
+        """Start the next process: a new writer with its own seed; give the pipe on which it tells."""
+        self.due, self.error, self.accident = None, None, True
         self.latest, self._unread = Progress(), b""
-        done = self._before.shards, self._before.sealed
-        job = replace(self.job, samples=self.left, done=done)
+        job = replace(self.job, samples=self.left, done=(self._before.shards, self._before.sealed))
         self.job = replace(self.job, start=self.job.start + 1)
         # numpy's and torch's threads, unless the user says how many: P times all cores is slower than one
         threads = max(1, (os.cpu_count() or 1) // self.job.workers)
-        self.process = Process("wlshard.jobs.child", {"OMP_NUM_THREADS": str(threads), **os.environ})
-        os.set_blocking(self.status, False)
+        self.process = Process("wlshard.jobs.serve", {"OMP_NUM_THREADS": str(threads), **os.environ})
+        os.set_blocking(self.process.status, False)
+        task = {"function": "wlshard.jobs.generate:do_job", "args": asdict(job), "tells": True}
         with suppress(BrokenPipeError):  # dead already: its end will be seen
-            send(self.process.to, asdict(job))
-
-    @property
-    def status(self) -> int:
-        """Give the end of the pipe on which the process tells its progress."""
-        assert self.process is not None
+            send(self.process.to, task)
         return self.process.status
 
     def hear(self) -> bool:
         """Take in what the process told; False once it can tell nothing more."""
+        assert self.process is not None
         while True:
             try:
-                data = os.read(self.status, 65536)
+                data = os.read(self.process.status, 65536)
             except BlockingIOError:
                 return True
             if not data:
@@ -81,35 +74,19 @@ class Worker:
                     os.write(2, line + b"\n")
 
     def _take(self, told: dict[str, Any]) -> None:
-        if "error" in told:
-            self.error, self.retry = error_of(told["error"]), told["retry"]
-            return
-        if "finished" in told:
-            self.finished = True
-            return
-        progress = Progress(**told)
-        if self.latest.sealed and progress.generated > self.latest.generated:
-            self.failures, self.proven = 0, True
-        self.latest = progress
+        if "news" in told:
+            progress = Progress(**told["news"])
+            if self.latest.sealed and progress.generated > self.latest.generated:
+                self.failures, self.proven = 0, True
+            self.latest = progress
+        elif "error" in told:
+            self.error, self.accident = error_of(told["error"]), told["accident"]
+        else:
+            self.done = True
 
     def total(self) -> Progress:
-        """Sum up all starts; what is no sum is of the latest."""
-        sums = {name: getattr(self._before, name) + getattr(self.latest, name) for name in _SUMMED}
-        return replace(self.latest, **sums)
-
-    def ask(self) -> None:
-        """Ask the process to seal and end."""
-        if self.process is not None:
-            self.process.ask()
-
-    def kill(self) -> None:
-        """Kill the process and all of its group."""
-        if self.process is not None:
-            self.process.kill()
-
-    def has_ended(self) -> bool:
-        """Tell whether the process has ended, to be settled."""
-        return self.process is not None and self.process.has_ended()
+        """Sum up all starts."""
+        return self._before.plus(self.latest)
 
     def reap(self) -> None:
         """Take leave of a process that ended, and of whatever it started."""
@@ -120,7 +97,6 @@ class Worker:
 
     def settle(self) -> None:
         """After `reap`, seal and count what the process left. It is done, or `error` tells why not."""
-        self.done = self.finished
         if not self.done:
             self.failures += 1
             if self.error is None:
