@@ -203,7 +203,7 @@ def test_webdataset_does_the_same_work_in_turns(folder: Path) -> None:
 def test_webdataset_unpickles_nothing_and_its_failures_are_its_own(tmp_path: Path) -> None:
     from wlshard.testing.versus import steps
 
-    how: dict[str, Any] = {"batch": None, "fields": None, "decode": "rgb8", "shuffle": 0, "workers": 0}
+    how: dict[str, Any] = {"batch_size": None, "fields": None, "decode": "rgb8", "shuffle": 0, "workers": 0}
     sample = {"__key__": "a", "pkl": pickle.dumps(np.zeros(3)), "txt": b"x"}
     with OutputShard(str(tmp_path / "a.tar")) as out:
         out.write(sample)

@@ -39,9 +39,8 @@ WATCH_S = "2"
               help="Look into so many samples; 0: into all.")  # fmt: skip
 @click.option("-d", "--decode", default="stored", show_default=True, metavar="IMAGES",
               help="Images as stored, rgb8, rgb, gray8, gray …; none: decode no field.")  # fmt: skip
-@click.option(
-    "--verify", is_flag=True, help="Read all of it and list every fault; exit code 20 if there is one."
-)
+@click.option("--verify", is_flag=True,
+              help="Read all of it and list every fault; exit code 20 if there is one.")  # fmt: skip
 @click.option("--html", "report", metavar="FILE",
               help="Write a page: fields, histograms, classes, pictures, faults; - is stdout.")  # fmt: skip
 @click.option("--watch", type=click.FloatRange(min=0, min_open=True), metavar="[SECONDS]",
@@ -100,18 +99,17 @@ def _watch(pool: Pool, interval_s: float, as_json: bool) -> NoReturn:
     from wlshard import clock
     from wlshard.report.screen import drawn, screen
 
-    first = True
+    drawing = sys.stdout.isatty() and not as_json
+    if drawing:
+        click.clear()
     while True:
         state = pool.status().as_json()
         if as_json:
             print(json.dumps(state), flush=True)
-        elif sys.stdout.isatty():
-            if first:
-                click.clear()
+        elif drawing:
             print(drawn(list(screen(state)), *shutil.get_terminal_size()), end="", flush=True)
         else:
             print("\n".join(screen(state)), end="\n\n", flush=True)
-        first = False
         clock.sleep(interval_s)
 
 
@@ -150,15 +148,10 @@ def _verify(source: Resolved, survey: Survey, max_member_bytes: int) -> Verifica
             bar.total = total
             bar.update(done - bar.n)
 
+        how: Any = {"look": survey.add, "progress": shown, "max_member_bytes": max_member_bytes}
         if source.pool is None:
-            return verify(source.urls, look=survey.add, progress=shown, max_member_bytes=max_member_bytes)
-        return verify_pool(
-            source.pool,
-            source.generation,
-            look=survey.add,
-            progress=shown,
-            max_member_bytes=max_member_bytes,
-        )
+            return verify(source.urls, **how)
+        return verify_pool(source.pool, source.generation, **how)
 
 
 def _look(source: Resolved, survey: Survey, verified: Verification | None) -> dict[str, Any]:
@@ -173,15 +166,13 @@ def _look(source: Resolved, survey: Survey, verified: Verification | None) -> di
         shards = [source.pool.shard_url(shard.name) for shard in source.pool.buffer()]
     survey.measure(shards, None if verified is None else verified.samples)
     inside = survey.as_json()
-    found = {
-        **source.pool.status().as_json(),
-        "looked_at": inside["looked_at"],
-        "fields": inside["fields"],
-    }
-    if source.generation is not None:
-        about = {name: inside[name] for name in ("shards", "samples", "bytes")}
-        found.update(about, generation=source.generation)
-    return found
+    names = [
+        "looked_at",
+        "fields",
+        *(["shards", "samples", "bytes"] if source.generation is not None else []),
+    ]
+    found = source.pool.status().as_json() | {name: inside[name] for name in names}
+    return found if source.generation is None else found | {"generation": source.generation}
 
 
 if __name__ == "__main__":

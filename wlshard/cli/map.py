@@ -25,42 +25,26 @@ if TYPE_CHECKING:
     """,
 )
 @click.argument("source", metavar="[IN]", required=False)
-@click.option(
-    "-c", "--code", help="Run for each sample; _ is the sample, and what it is at the end the result."
-)
+@click.option("-c", "--code",
+              help="Run for each sample; _ is the sample, and what it is at the end the result.")  # fmt: skip
 @click.option("-C", "--precode", multiple=True, help="Run once, before: imports, functions. May be repeated.")
 @click.option("-l", "--load", "file", metavar="FILE", help="A Python file with transform(sample).")
-@click.option(
-    "--pipeline",
-    metavar="FUNCTION",
-    help="A function from an iterator of samples to another: MODULE:FUNCTION, FILE.py:FUNCTION, or Python "
-    "that gives one, in which the names of -C are known. -l and -c see what it yields.",
-)
-@click.option(
-    "-F",
-    "--format",
-    "images",
-    default="stored",
-    show_default=True,
-    metavar="IMAGES",
-    help="Images are decoded to rgb8, rgb, gray8, gray, pil … ; none: left as bytes.",
-)
-@click.option(
-    "-O", "--ordered", is_flag=True, help="Accepted: the output is always in the order of the input."
-)
+@click.option("--pipeline", metavar="FUNCTION",
+              help="A function from an iterator of samples to another: MODULE:FUNCTION, FILE.py:FUNCTION, or "
+              "Python that gives one, in which the names of -C are known. -l and -c see what it yields.",
+              )  # fmt: skip
+@click.option("-F", "--format", "images", default="stored", show_default=True, metavar="IMAGES",
+              help="Images are decoded to rgb8, rgb, gray8, gray, pil … ; none: left as bytes.")  # fmt: skip
+@click.option("-O", "--ordered", is_flag=True, expose_value=False,
+              help="Accepted: the output is always in the order of the input.")  # fmt: skip
 @click.option("--only", type=COUNT, metavar="N", help="Only the first N samples of each output.")
 @click.option("-e", "--every", type=COUNT, metavar="N", help="Show the key of every Nth sample on stderr.")
-@click.option(
-    "--on-error",
-    type=click.Choice(list(ON_ERROR)),
-    default="raise",
-    show_default=True,
-    help="Of a sample whose code fails: raise, skip it, or ignore: take it unchanged.",
-)
+@click.option("--on-error", type=click.Choice(list(ON_ERROR)), default="raise", show_default=True,
+              help="Of a sample whose code fails: raise, skip it, or ignore: take it unchanged.")  # fmt: skip
 @each_options
 def main(
     source: str | None, code: str | None, precode: tuple[str, ...], file: str | None, pipeline: str | None,
-    images: str, ordered: bool, only: int | None, every: int | None, on_error: str, retry: str | None,
+    images: str, only: int | None, every: int | None, on_error: str, retry: str | None,
     output: str, force: bool, **how: Any,
 ) -> int:  # fmt: skip
     """Apply Python code to each sample of IN and write what it makes of it to OUT, in order.
@@ -76,7 +60,6 @@ def main(
     IN: shards in any form, a pool, or - for stdin. With -P n and many shards each process does one at a time;
     run again, it does those that are missing. The output does not depend on -P.
     """
-    del ordered
 
     def planned() -> list[ShardJob]:
         from wlshard.jobs.plan import plan

@@ -122,7 +122,7 @@ shard_samples_option = click.option(
     "--shard-samples", type=COUNT, help="Most samples of a shard of out-%06d.tar.  [10000]"
 )
 
-_GENERATOR_OPTIONS = [
+generator_options = options([  # what wl-gen and wl-run have in common
     parallel_option,
     click.option("--samples", type=COUNT, help="Samples to make in all.  [until ^C or its end]"),
     click.option("--seed", type=SEED, help="Same seed, -P, --samples: same samples.  [fresh]"),
@@ -136,32 +136,4 @@ _GENERATOR_OPTIONS = [
     click.option("--shard-bytes", type=Bytes(), default="256M", show_default=True, help="Largest shard."),
     click.option("--shard-seconds", type=click.FloatRange(min=0, min_open=True), default=60.0,
                  show_default=True, help="Seal a shard so long after its first sample."),
-]  # fmt: skip
-
-_RUN_OPTIONS = [
-    click.option("--at", type=COUNT, default=100, show_default=True, help="Samples that make a rotation."),
-    click.option("--pool-samples", type=click.IntRange(min=0), default=0,
-                 help="Fill a generation up to so many samples with the newest old ones.  [a full swap]"),
-    click.option("--reuse", type=click.FloatRange(min=0), default=0.0,
-                 help="Rotate only once the newest generation was served so many times.  [as soon as --at]"),
-    click.option("--cap", type=COUNT, help="Samples in the write buffer at which to wait.  [4 times --at]"),
-    click.option("--shard-samples", type=COUNT, help="Samples in a shard.  [--at is two for each process]"),
-]  # fmt: skip
-
-_DEMO_OPTIONS = [
-    click.option("--demo", is_flag=True, help="Synthetic brains, made and trained on; all else is optional."),
-    click.option("--size", type=click.IntRange(min=16), default=48, show_default=True,
-                 help="With --demo: voxels a side; 256 for real volumes."),
-    click.option("--atlas", type=click.Path(exists=True, dir_okay=False, resolve_path=True),
-                 help="With --demo: an npz with the array `label` (and `t1`).  [a phantom]"),
-    click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
-                 help="With --demo: how long to train."),
-    click.option("--steps", type=COUNT, help="With --demo: end after so many steps instead."),
-    click.option("--out", type=click.Path(file_okay=False),
-                 help="With --demo: a new folder for pool and picture.  [demo-<time>]"),
-]  # fmt: skip
-
-
-generator_options = options(_GENERATOR_OPTIONS)  # what wl-gen and wl-run have in common
-run_options = options(_RUN_OPTIONS)  # what wl-run says of rotation
-demo_options = options(_DEMO_OPTIONS)
+])  # fmt: skip

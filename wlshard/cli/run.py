@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wlshard.cli.entry import command
-from wlshard.cli.options import demo_options, generator_options, run_options
+from wlshard.cli.options import COUNT, generator_options, options
 from wlshard.errors import AccessDenied, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,30 @@ DEMO_AT = 32  # samples a rotation; an eighth for volumes above DEMO_SMALL voxel
 DEMO_SMALL = 96
 COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 LINE_S = 10.0  # between two status lines where they cannot be drawn over each other
+
+
+run_options = options([
+    click.option("--at", type=COUNT, default=100, show_default=True, help="Samples that make a rotation."),
+    click.option("--pool-samples", type=click.IntRange(min=0), default=0,
+                 help="Fill a generation up to so many samples with the newest old ones.  [a full swap]"),
+    click.option("--reuse", type=click.FloatRange(min=0), default=0.0,
+                 help="Rotate only once the newest generation was served so many times.  [as soon as --at]"),
+    click.option("--cap", type=COUNT, help="Samples in the write buffer at which to wait.  [4 times --at]"),
+    click.option("--shard-samples", type=COUNT, help="Samples in a shard.  [--at is two for each process]"),
+])  # fmt: skip
+
+demo_options = options([
+    click.option("--demo", is_flag=True, help="Synthetic brains, made and trained on; all else is optional."),
+    click.option("--size", type=click.IntRange(min=16), default=48, show_default=True,
+                 help="With --demo: voxels a side; 256 for real volumes."),
+    click.option("--atlas", type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+                 help="With --demo: an npz with the array `label` (and `t1`).  [a phantom]"),
+    click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
+                 help="With --demo: how long to train."),
+    click.option("--steps", type=COUNT, help="With --demo: end after so many steps instead."),
+    click.option("--out", type=click.Path(file_okay=False),
+                 help="With --demo: a new folder for pool and picture.  [demo-<time>]"),
+])  # fmt: skip
 
 
 @command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -81,9 +82,8 @@ def main(
         images = DECODE.get(decode.lower(), decode)
         settings = {"fields": fields, "batch_size": batchsize, "decode": images, "workers": processes}
         found = _throughput(urls, settings, seconds, vs, **how)
-    print(
-        json.dumps(found) if as_json else "\n".join(_mixing_lines(found) if shuffle_quality else lines(found))
-    )
+    text = _mixing_lines(found) if shuffle_quality else lines(found)
+    print(json.dumps(found) if as_json else "\n".join(text))
 
 
 def _throughput(
@@ -97,10 +97,10 @@ def _throughput(
     if isinstance(settings["decode"], str):
         decoder("x.png", settings["decode"])  # whether or not there are images
     open_loader = partial(Loader, urls, shuffle=shuffle, seed=seed, **settings)
-    once = "-" in urls
-    _say(f"about {seconds * (1 if vs is None else 2):.0f} s …")
+    if sys.stderr.isatty():
+        print(f"wl-test: about {seconds * (1 if vs is None else 2):.0f} s …", file=sys.stderr)
     measured = measure(
-        open_loader, seconds=seconds, steps=count, skip=skip, consumer_s=consumer_ms / 1e3, once=once
+        open_loader, seconds=seconds, steps=count, skip=skip, consumer_s=consumer_ms / 1e3, once="-" in urls
     )
     found = asdict(measured) | {"batch": settings["batch_size"], "workers": settings["workers"]}
     if vs is not None:
@@ -109,76 +109,43 @@ def _throughput(
 
 
 def _versus(
-    urls: list[str],
-    settings: dict[str, Any],
-    shuffle: int,
-    open_loader: Any,
-    seconds: float,
+    urls: list[str], settings: dict[str, Any], shuffle: int, open_loader: Any, seconds: float,
     count: int | None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     from wlshard.jobs.throughput import ROUNDS, compare, contender
     from wlshard.testing import versus
 
-    batch, decode = settings["batch_size"], settings["decode"]
-    theirs = versus.steps(
-        urls,
-        batch=batch,
-        fields=settings["fields"],
-        decode=decode,
-        shuffle=shuffle,
-        workers=settings["workers"],
-    )
+    theirs = versus.steps(urls, shuffle=shuffle, **settings)
     both = {"wlshard": contender(open_loader), "webdataset": theirs}
     steps, speeds = compare(both, seconds=seconds, steps=count)
-    samples = batch or 1
+    samples, decode = settings["batch_size"] or 1, settings["decode"]
+    picks: dict[str, Callable[[list[float]], float]] = {"median": statistics.median, "min": min, "max": max}
     summary = {
-        name: {
-            of: pick(found) * samples
-            for of, pick in (("median", statistics.median), ("min", min), ("max", max))
-        }
-        for name, found in speeds.items()
+        name: {of: pick(found) * samples for of, pick in picks.items()} for name, found in speeds.items()
     }
+    ours = "Pillow" if str(decode).startswith("pil") else "OpenCV"
     return {
         "name": "webdataset", "version": versus.VERSION, "rounds": ROUNDS, "samples": steps * samples,
         "samples_per_s": summary, "ratio": summary["wlshard"]["median"] / summary["webdataset"]["median"],
-        "image_decoders": {"wlshard": _decoder(decode), "webdataset": "Pillow"} if decode else None,
+        "image_decoders": {"wlshard": ours, "webdataset": "Pillow"} if decode else None,
     }  # fmt: skip
 
 
-def _decoder(decode: bool | str) -> str:
-    return "Pillow" if str(decode).startswith("pil") else "OpenCV"
-
-
 def _mixing(
-    urls: list[str],
-    field: str,
-    batch: int,
-    world: int,
-    vs: str | None,
-    *,
-    shuffle: int,
-    seed: int,
+    urls: list[str], field: str, batch: int, world: int, vs: str | None, *, shuffle: int, seed: int,
     **_: object,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     from wlshard.jobs.mixing import labels_of, mixing, quality
 
-    shuffle = shuffle or HELD
     with progress(" samples", desc=f"reading {field}") as bar:
         labels = labels_of(urls, field, bar.update)
-    found = mixing(urls, labels, batch=batch, shuffle=shuffle, world=world, seed=seed)
+    how = {"batch": batch, "shuffle": shuffle or HELD, "world": world}
+    found = mixing(urls, labels, seed=seed, **how)
     if vs is not None:
         from wlshard.testing import versus
 
-        theirs = versus.shuffled(labels, batch=batch, shuffle=shuffle, world=world, seed=seed)
-        found[vs] = quality(theirs, labels)
-    about = {
-        "field": field,
-        "samples": sum(map(len, labels)),
-        "batch": batch,
-        "shuffle": shuffle,
-        "world": world,
-    }
-    return {"shuffle_quality": found, **about}
+        found[vs] = quality(versus.shuffled(labels, seed=seed, **how), labels)
+    return {"shuffle_quality": found, "field": field, "samples": sum(map(len, labels)), **how}
 
 
 def lines(found: dict[str, Any]) -> list[str]:
@@ -208,29 +175,20 @@ def _caveat(versus: dict[str, Any]) -> str:
     decoders = versus["image_decoders"]
     if decoders is None or decoders["wlshard"] == decoders["webdataset"]:
         return ""
-    return (
-        f"; images, if any, are decoded by {decoders['wlshard']} here and by {decoders['webdataset']} there: "
-        "--decode none compares without"
-    )
+    both = f"{decoders['wlshard']} here and by {decoders['webdataset']} there"
+    return f"; images, if any, are decoded by {both}: --decode none compares without"
 
 
 def _mixing_lines(found: dict[str, Any]) -> list[str]:
     groups = {
-        "batch": f"batch of {found['batch']}",
-        "global": f"of {found['world']} ranks",
-        "run": "16 in a row",
-    }
+        "batch": f"batch of {found['batch']}", "global": f"of {found['world']} ranks", "run": "16 in a row"
+    }  # fmt: skip
     about = f"chi²/dof of {found['field']} over {found['samples']:,} samples, shuffle={found['shuffle']}"
     lines = [about, " " * 12 + "".join(f"{title:>16}" for title in groups.values())]
     for name, quality in found["shuffle_quality"].items():
         values = ("–" if quality[group] is None else f"{quality[group]:.2f}" for group in groups)
         lines.append(f"{name:<12}" + "".join(f"{value:>16}" for value in values))
     return lines
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"wl-test: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,11 @@ CHUNK_SAMPLES = 16  # a command takes a millisecond at least, and may take minut
 def _range(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int | None]:
     if value is None:
         return 0, None
-    words = value.strip("()").split(",")
-    try:
-        numbers = [int(word) for word in words]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or min(numbers) < 0:
+    found = re.fullmatch(r"\(?\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)?", value)
+    if found is None:
         raise click.BadParameter(f"{value!r}: write N, or START,STOP")
-    return (0, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
+    first, stop = found.groups()
+    return (0, int(first)) if stop is None else (int(first), int(stop))
 
 
 @command(
@@ -41,40 +39,21 @@ def _range(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 @click.option("-c", "--command", "shell", metavar="SHELL", help="A command for sh, run for each sample.")
 @click.option("-S", "--script", metavar="SCRIPT", help="A script for --interpreter instead.")
 @click.option("--interpreter", default="bash", show_default=True, help="What runs the SCRIPT.")
-@click.option(
-    "-w",
-    "--working-dir",
-    "workdir",
-    metavar="DIR",
-    help="Where the folders of samples are made.  [in memory, if there is room]",
-)
+@click.option("-w", "--working-dir", "workdir", metavar="DIR",
+              help="Where the folders of samples are made.  [in memory, if there is room]")  # fmt: skip
 @click.option("-b", "--base", default="sample", show_default=True, help="The key in file names.")
 @click.option("-f", "--fields", callback=listed, help="Only these fields, a,b; the others are left out.")
-@click.option(
-    "-F",
-    "--fieldmode",
-    "missing",
-    type=click.Choice(["ignore", "error"]),
-    default="ignore",
-    show_default=True,
-    help="Of a sample that lacks one of --fields.",
-)
-@click.option(
-    "-e",
-    "--error-handling",
-    "--on-error",
-    "on_error",
-    type=click.Choice(list(ON_ERROR)),
-    default="raise",
-    show_default=True,
-    help="Of a sample whose command fails: abort (raise), skip it, or ignore: take it unchanged.",
-)
+@click.option("-F", "--fieldmode", "missing", type=click.Choice(["ignore", "error"]), default="ignore",
+              show_default=True, help="Of a sample that lacks one of --fields.")  # fmt: skip
+@click.option("-e", "--error-handling", "--on-error", "on_error", type=click.Choice(list(ON_ERROR)),
+              default="raise", show_default=True,
+              help="Of a sample whose command fails: abort (raise), skip it, or ignore: take it unchanged.",
+              )  # fmt: skip
 @click.option("-E", "--exclude", metavar="REGEX", help="Files to leave out of the output.")
 @click.option("-I", "--include", metavar="REGEX", help="The only files to take into the output.")
 @click.option("-s", "--separator", default="", help="Between the key and the base of a further sample.")
-@click.option(
-    "--count", "span", callback=_range, metavar="N|START,STOP", help="Only these samples of each output."
-)
+@click.option("--count", "span", callback=_range, metavar="N|START,STOP",
+              help="Only these samples of each output.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Show keys and fields of what comes out.")
 @click.option("-q", "--silent", "quiet", is_flag=True, help="Say nothing but errors.")
 @each_options

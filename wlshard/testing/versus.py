@@ -25,7 +25,7 @@ _IMAGES = {"gray8": "l8", "l8": "l8", "rgb8": "rgb8", "rgba8": "rgba8", "gray": 
 def steps(
     urls: Sequence[str],
     *,
-    batch: int | None,
+    batch_size: int | None,
     fields: str | None,
     decode: bool | str,
     shuffle: int,
@@ -48,8 +48,8 @@ def steps(
             found = found.decode(_IMAGES[str(decode)], _leave_pickles)
         if fields is not None:
             found = found.to_tuple(*fields.split())
-        if batch is not None:
-            found = found.batched(batch, partial=False, collation_fn=collate)
+        if batch_size is not None:
+            found = found.batched(batch_size, partial=False, collation_fn=collate)
         if workers:
             warnings.filterwarnings("ignore", ".*not writable", UserWarning)  # torch, of each decoded array
             found = webdataset.WebLoader(found, batch_size=None, num_workers=workers, persistent_workers=True)
