@@ -15,8 +15,8 @@ from wlshard.errors import GroupingError, UsageError, UserCodeError
 from wlshard.jobs.each import OnError, ShardJob
 from wlshard.jobs.folders import emptied, private_folder
 from wlshard.jobs.process import has_ended
-from wlshard.sample import KEY, URL, Sample
-from wlshard.store.files import errors_of
+from wlshard.sample import KEY, URL, Sample, fields_of
+from wlshard.store.files import errors_of, write_all
 
 GRACE_S = 2.0  # from SIGTERM to SIGKILL for a command that we are asked to end
 LOOK_S = 1.0
@@ -49,29 +49,24 @@ def argv_of(order: Order) -> list[str]:
     """Give the words to execute. UsageError: no command, or two."""
     if (order.command is None) == (order.script is None):
         raise UsageError("no command: give either -c SHELL or -S SCRIPT")
-    if order.script is None:
-        return ["/bin/sh", "-c", order.command or ""]
-    path = os.path.abspath(order.script)
-    if os.path.exists(path):
-        return [*shlex.split(order.interpreter), path]
-    return ["/bin/sh", "-c", order.script]
+    if order.script is not None and os.path.exists(order.script):
+        return [*shlex.split(order.interpreter), os.path.abspath(order.script)]
+    return ["/bin/sh", "-c", order.command or order.script or ""]
 
 
-def check(order: Order) -> None:
-    """Raise UsageError for an order that cannot be carried out for any sample."""
+def job_of(order: Order, on_error: OnError = "raise") -> ShardJob:
+    """Give the job that carries out an order for samples, all but inputs and output.
+
+    UsageError: an order that cannot be carried out for any sample.
+    """
     argv_of(order)
-    if not re.fullmatch(r"[^./\0][^./\0]*", order.base):
+    if not re.fullmatch(r"[^./\0]+", order.base):
         raise UsageError(f"the base {order.base!r} is no name of files: no dot, no slash")
     for pattern in (order.exclude, order.include):
         try:
             re.compile(pattern or "")
         except re.error as error:
             raise UsageError(f"{pattern!r} is no regular expression: {error}") from error
-
-
-def job_of(order: Order, on_error: OnError = "raise") -> ShardJob:
-    """Give the job that carries out an order for samples, all but inputs and output. Errors: as `check`."""
-    check(order)
     return ShardJob([], "", "wlshard.jobs.command:command", asdict(order), on_error)
 
 
@@ -91,7 +86,7 @@ class Command:
         self._argv = argv_of(order)
         self._environ = dict(os.environb)
         self._exclude = re.compile(order.exclude) if order.exclude else None
-        self._include = re.compile(order.include) if order.include else None
+        self._include = re.compile(order.include or "")
         self._folder = private_folder(order.workdir)
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # until the process ends
 
@@ -108,23 +103,22 @@ class Command:
                 name = f"{self._order.base}.{field}"
                 if len(os.fsencode(name)) > NAME_BYTES:
                     raise GroupingError("a field too long for a file's name: leave it out", key=key, url=url)
-                _put(name, sample[field])
-            code = _run(self._argv, self._environ | _about(key, url, number))
+                with open(name, "xb", buffering=0) as file:
+                    write_all(file.fileno(), [sample[field]], 0)
+            about = {b"WL_KEY": os.fsencode(key), b"WL_URL": os.fsencode(url), b"WL_INDEX": b"%d" % number}
+            code = _run(self._argv, self._environ | about)
             if code:
                 what = f"the command ended with exit code {code}: see above for what it printed"
                 raise UserCodeError(what, key=key, url=url)
             return self._found(sample, key)
 
     def _fields(self, sample: Sample) -> list[str]:
-        there = [name for name in sample if not name.startswith("__")]
-        wanted = self._order.fields
-        if wanted is None:
-            return there
-        if self._order.missing == "error":
+        wanted, there = self._order.fields, fields_of(sample)
+        if wanted is not None and self._order.missing == "error":
             for field in wanted:
                 if field not in sample:
                     raise GroupingError(f"no field {field!r}; there are: {' '.join(there)}", key=sample[KEY])
-        return [name for name in there if name in wanted]
+        return [name for name in there if wanted is None or name in wanted]
 
     def _found(self, came: Sample, key: str) -> list[Sample]:
         """Read the files that make samples: those with a dot in their name, and none before it."""
@@ -132,40 +126,21 @@ class Command:
         samples: dict[str, Sample] = {}
         for name in sorted(os.listdir(".")):
             stem, _, field = name.partition(".")
-            if not stem or not field or not self._wanted(name) or not os.path.isfile(name):
+            wanted = self._include.search(name) and not (self._exclude and self._exclude.search(name))
+            if not (stem and field and wanted and os.path.isfile(name)):
                 continue
             field = field.lower()
             own = stem == base
             sample = samples.setdefault(stem, {KEY: key if own else f"{key}{self._order.separator}{stem}"})
             if field in sample:
-                raise GroupingError(
-                    f"two files are the field {field}: names differ by more than case", key=key
-                )
+                what = f"two files are the field {field}: names differ by more than case"
+                raise GroupingError(what, key=key)
             with open(name, "rb") as file:
                 data = file.read()
             before = came.get(field) if own else None
             sample[field] = before if before is not None and before == data else data
         first = [samples.pop(base)] if base in samples else []
         return first + list(samples.values())
-
-    def _wanted(self, name: str) -> bool:
-        if self._exclude is not None and self._exclude.search(name):
-            return False
-        return self._include is None or self._include.search(name) is not None
-
-
-def _put(name: str, data: Any) -> None:
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(fd, left) :]
-    finally:
-        os.close(fd)
-
-
-def _about(key: str, url: str, number: int) -> dict[bytes, bytes]:
-    return {b"WL_KEY": os.fsencode(key), b"WL_URL": os.fsencode(url), b"WL_INDEX": b"%d" % number}
 
 
 def _run(argv: list[str], environ: dict[bytes, bytes]) -> int:

@@ -86,12 +86,7 @@ class Consumer:
 def _in_foreground() -> bool:
     """Tell whether a ^C on a terminal is sent to our process group."""
     try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC)
+        with open("/dev/tty", "rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
     except OSError:
         return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ from wlshard.errors import GroupingError, NotFound, UsageError, WlshardError, pr
 from wlshard.jobs.each import Done, OnError, ShardJob, failure
 from wlshard.jobs.fetch import class_of, name_of, url_of
 from wlshard.jobs.listing import base_of, is_folder, lines_of, planned, read_classes, write_classes
-from wlshard.jobs.plan import limits_of, names_of, outputs_of
+from wlshard.jobs.plan import equal_parts, limits_of, names_of, outputs_of, refuse_limits
 from wlshard.sample import KEY, URL, split_name
 from wlshard.shards.keys import Keys
 from wlshard.shards.numbered import refuse_numbered
@@ -96,15 +96,11 @@ def _jobs(
     order: Creation, source: str, settings: Mapping[str, Any], shards: Sequence[list[str]]
 ) -> list[ShardJob]:
     outputs = outputs_of(order.output, len(shards))
-    how: dict[str, Any] = {
-        "on_error": order.on_error,
-        "force": order.force,
-        "reader": "wlshard.jobs.fetch:given_samples",
-    }
-    jobs = [
-        ShardJob([source], output, "wlshard.jobs.fetch:fetcher", settings, given=given, **how)
-        for output, given in zip(outputs, shards, strict=True)
-    ]
+    job = ShardJob(
+        [source], "", "wlshard.jobs.fetch:fetcher", settings, order.on_error, force=order.force,
+        reader="wlshard.jobs.fetch:given_samples",
+    )  # fmt: skip
+    jobs = [replace(job, output=to, given=given) for to, given in zip(outputs, shards, strict=True)]
     if not order.force:
         refuse_numbered(order.output, but=outputs)
         for job in jobs if len(jobs) > 1 else ():
@@ -149,12 +145,8 @@ def _cut(
     """Deal the samples out to shards; give the lines of each."""
     names, shards = names_of(order.output), list[list[str]]()
     if names is not None:
-        if order.shard_samples or order.shard_bytes:
-            raise UsageError("to split by samples or bytes write out-%06d.tar", url=order.output)
-        if len(names) > len(numbers):
-            raise UsageError(f"{len(names)} outputs for {len(numbers)} samples: name fewer", url=order.output)
-        cuts = [len(numbers) * n // len(names) for n in range(len(names) + 1)]
-        for begin, end in pairwise(cuts):
+        refuse_limits(order.output, order.shard_samples, order.shard_bytes)
+        for begin, end in pairwise(equal_parts(order.output, names, len(numbers))):
             shards.append([line for n in numbers[begin:end] for line in lines[starts[n] : starts[n + 1]]])
         return shards
     most, most_bytes = limits_of(order.shard_samples, order.shard_bytes)

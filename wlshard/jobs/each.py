@@ -101,19 +101,19 @@ class Made(NamedTuple):
 Heard: TypeAlias = Callable[[Made], object]
 
 
+def work_of(job: ShardJob) -> Any:
+    """Give the job's function of a sample; one and the same for equal settings."""
+    return _made(job.work, json.dumps(job.settings))
+
+
 @lru_cache(maxsize=4)
-def _work(name: str, settings: str) -> Any:
+def _made(name: str, settings: str) -> Any:
     return _named(name)(json.loads(settings))
 
 
 def _named(name: str) -> Any:
     module, _, function = name.partition(":")
     return getattr(import_module(module), function)
-
-
-def work_of(job: ShardJob) -> Any:
-    """Give the job's function of a sample; one and the same for equal settings."""
-    return _work(job.work, json.dumps(job.settings))
 
 
 def selected(job: ShardJob, tally: Tally) -> Iterator[Numbered]:
@@ -218,12 +218,12 @@ def write(job: ShardJob, made: Iterable[Made], tally: Tally, heard: Heard) -> Do
     return done
 
 
-def do_shard(args: Mapping[str, Any], _body: memoryview) -> Answer:
-    """Do a whole job in this process: a task for engines."""
-    return Answer(asdict(run_here(ShardJob(**args))))
-
-
 def run_here(job: ShardJob, heard: Heard = lambda _: None) -> Done:
     """Do a whole job in this process, one sample after the other."""
     tally = Tally()
     return write(job, applied(job, selected(job, tally)), tally, heard)
+
+
+def do_shard(args: Mapping[str, Any], _body: memoryview) -> Answer:
+    """Do a whole job in this process: a task for engines."""
+    return Answer(asdict(run_here(ShardJob(**args))))

@@ -11,7 +11,7 @@ from typing import Any
 
 from wlshard.codecs import encode
 from wlshard.errors import GroupingError, NotFound, printable
-from wlshard.sample import KEY, URL, Sample
+from wlshard.sample import KEY, URL, Sample, fields_of
 from wlshard.store.connect import is_local, local_path, locate
 from wlshard.store.files import errors_of
 
@@ -32,12 +32,9 @@ def fetcher(settings: Mapping[str, Any]) -> Callable[[Sample, int], list[Sample]
     numbers = {name: n for n, name in enumerate(classes or ())}
 
     def fetch(sample: Sample, _: int) -> list[Sample]:
-        made: Sample = {}
-        for name, value in sample.items():
-            if name.startswith("__"):
-                made[name] = value
-                continue
-            text = bytes(value).decode("utf-8", "surrogateescape")
+        made = dict(sample)
+        for name in fields_of(sample):
+            text = bytes(sample[name]).decode("utf-8", "surrogateescape")
             made[name] = _bytes(name, text, base, allow_empty)
         if classes is not None:
             made["cls"] = _number(made, numbers, settings["at"])

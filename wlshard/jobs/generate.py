@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from wlshard import clock
@@ -72,29 +73,23 @@ def run_job(job: Job, function: Function, report: Report) -> Progress:
         if pool is None
         else SealingTarget(pool, any_schema=job.schema == "any")
     )
-    writer = RollingWriter(
-        target,
-        shard_samples=job.shard_samples,
-        shard_bytes=job.shard_bytes,
-        shard_seconds=job.shard_seconds,
-    )
+    how = {"shard_samples": job.shard_samples, "shard_bytes": job.shard_bytes}
+    writer = RollingWriter(target, shard_seconds=job.shard_seconds, **how)
     gate = None if job.cap is None or pool is None else Gate(pool, job.cap, job.workers)
-    progress = Progress()
     with SealFirst() as signals:
+        run = _Run(job, writer, gate, signals, Progress(), report)
         try:
             target.default_key(0)  # a writer has its id from here on: what it seals is known as its own
-            progress.writer = getattr(target, "writer", None)
-            report(progress)
-            _drive(job, call, _Intake(job, writer, gate, signals, progress, report))
+            run.progress.writer = getattr(target, "writer", None)
+            run.tell()
+            run.drive(call)
         finally:
             with signals.held():
                 try:
                     writer.close()
                 finally:
-                    _note(progress, writer)
-                    progress.waiting_s = None
-                    report(progress)
-    return progress
+                    run.tell()
+    return run.progress
 
 
 def _offered(job: Job) -> dict[str, Callable[[], Any]]:
@@ -103,42 +98,13 @@ def _offered(job: Job) -> dict[str, Callable[[], Any]]:
 
         return np.random.default_rng(seed_of(job.seed, job.worker, job.start))
 
-    return {
-        "rng": rng,
-        "worker": lambda: job.worker,
-        "workers": lambda: job.workers,
-        "device": lambda: job.device,
-    }
-
-
-def _drive(job: Job, call: Function, intake: _Intake) -> None:
-    """Take samples until the job has its number, or the generator ends and none was asked for."""
-    progress, again = intake.progress, False
-    while job.samples is None or progress.generated < job.samples:
-        before = progress.generated
-        with closing(samples_of(call, job.function, job.fields)) as made:
-            for sample in intake.admitted(made):
-                intake.take(sample)
-                if job.samples is not None and progress.generated >= job.samples:
-                    return
-        if progress.generated == before:
-            which = f" in worker {job.worker} of {job.workers}" if job.workers > 1 else ""
-            raise UserCodeError(
-                f"{job.function} ended without yielding a sample{which}: see why it has nothing to do"
-            )
-        if job.samples is None:
-            return
-        if not again:
-            log.warning(
-                "%s ended after %d samples and %d are asked for: it is called again, as often as needed",
-                job.function, progress.generated, job.samples,
-            )  # fmt: skip
-            again = True
+    about: dict[str, Any] = {"worker": job.worker, "workers": job.workers, "device": job.device}
+    return {"rng": rng} | {name: partial(about.__getitem__, name) for name in about}
 
 
 @dataclass
-class _Intake:
-    """What happens to each sample of one job."""
+class _Run:
+    """A job under way."""
 
     job: Job
     writer: RollingWriter
@@ -147,27 +113,43 @@ class _Intake:
     progress: Progress
     report: Report
 
-    def admitted(self, samples: Iterator[Sample]) -> Iterator[Sample]:
-        """Pass samples on; before each one is made, wait for room if that is what to do when full."""
-        while True:
-            if self.gate is not None and self.job.when_full == "wait" and not self.gate.is_open(self._open()):
-                self.gate.wait(self._open, self._wait)
-                self.progress.waiting_s = None
-                self.report(self.progress)
-            sample = next(samples, None)
-            if sample is None:
+    def drive(self, call: Function) -> None:
+        """Take samples until the job has its number, or the generator ends and none was asked for."""
+        job, progress, again = self.job, self.progress, False
+        while job.samples is None or progress.generated < job.samples:
+            before = progress.generated
+            with closing(samples_of(call, job.function, job.fields)) as made:
+                while (job.samples is None or progress.generated < job.samples) and self._take(made):
+                    pass
+            if progress.generated == before:
+                which = f" in worker {job.worker} of {job.workers}" if job.workers > 1 else ""
+                what = f"ended without yielding a sample{which}: see why it has nothing to do"
+                raise UserCodeError(f"{job.function} {what}")
+            if job.samples is None:
                 return
-            yield sample
+            if not again and progress.generated < job.samples:
+                told = (
+                    "%s ended after %d samples and %d are asked for: it is called again, as often as needed"
+                )
+                log.warning(told, job.function, progress.generated, job.samples)
+                again = True
 
-    def take(self, sample: Sample) -> None:
-        if self.gate is not None and self.job.when_full == "drop" and not self.gate.is_open(self._open()):
-            self.progress.buffered = self.gate.buffered
+    def _take(self, samples: Iterator[Sample]) -> bool:
+        """Have a sample made, once there is room if that is waited for; False: there is none."""
+        full = self.job.when_full
+        if full == "wait" and self.gate is not None and not self.gate.is_open(self._open()):
+            self.gate.wait(self._open, self.tell)
+            self.tell()
+        sample = next(samples, None)
+        if sample is None:
+            return False
+        if full == "drop" and self.gate is not None and not self.gate.is_open(self._open()):
             self.progress.dropped += 1
-            self.progress.generated += 1
         else:
             with self.signals.held():
                 self._write(sample)
-        self.report(self.progress)
+        self.tell()
+        return True
 
     def _write(self, sample: Sample) -> None:
         try:
@@ -176,20 +158,17 @@ class _Intake:
             which = f"{self.job.function}, sample {self.progress.generated} of its start {self.job.start}"
             key = error.key or sample.get(KEY)
             raise type(error)(f"{which}: {error.message}", key=key) from error
-        finally:
-            _note(self.progress, self.writer)
 
     def _open(self) -> int:
         """Count samples that are written and not sealed; without a time limit nobody could wait for those."""
         return self.writer.samples - self.writer.sealed if self.job.shard_seconds else 0
 
-    def _wait(self, seconds: float) -> None:
-        assert self.gate is not None
-        _note(self.progress, self.writer)
-        self.progress.waiting_s, self.progress.buffered = seconds, self.gate.buffered
-        self.report(self.progress)
-
-
-def _note(progress: Progress, writer: RollingWriter) -> None:
-    progress.generated = writer.samples + progress.dropped
-    progress.sealed, progress.shards, progress.bytes = writer.sealed, len(writer.shards), writer.bytes
+    def tell(self, waiting_s: float | None = None) -> None:
+        """Report how far it has come."""
+        progress, writer = self.progress, self.writer
+        progress.generated = writer.samples + progress.dropped
+        progress.sealed, progress.shards, progress.bytes = writer.sealed, len(writer.shards), writer.bytes
+        progress.waiting_s = waiting_s
+        if self.gate is not None:
+            progress.buffered = self.gate.buffered
+        self.report(progress)

@@ -33,7 +33,7 @@ def lines_of(source: str, tally: Tally, refuse: Refuse, *, follow_links: bool = 
     """
     folder = is_folder(source)
     if not folder:
-        names = _listed(source)
+        names = (text for _, text in _texts(source))
     elif is_local(source):
         names = _walked(local_path(source), tally, refuse, follow_links)
     else:
@@ -67,9 +67,8 @@ def base_of(source: str) -> str:
 
 def _inside(name: str) -> str:
     """Give the part of a name that says which file it is: of URLs the path."""
-    return (
-        (name.partition("://")[2].partition("/")[2] if "://" in name else name).removeprefix("./").lstrip("/")
-    )
+    path = name.partition("://")[2].partition("/")[2] if "://" in name else name
+    return path.removeprefix("./").lstrip("/")
 
 
 def _opened(source: str) -> IO[bytes]:
@@ -91,10 +90,6 @@ def _texts(source: str) -> Iterator[tuple[int, str]]:
                 raise UsageError(f"{what}, as find prints without -print0", url=source)
             if text := line.rstrip(b"\r\n").decode("utf-8", "surrogateescape"):
                 yield number, text
-
-
-def _listed(source: str) -> Generator[str, None, None]:
-    return (text for _, text in _texts(source))
 
 
 def _walked(root: str, tally: Tally, refuse: Refuse, follow_links: bool) -> Generator[str, None, None]:
@@ -153,31 +148,29 @@ def planned(plan: str, refuse: Refuse) -> Iterator[list[str]]:
 
 def _from_words(text: str) -> tuple[str, list[tuple[str, str]]]:
     key, *words = text.split("\t")
-    pairs = [word.partition("=") for word in words]
-    if not pairs or not all(equals and name.strip(":") for name, equals, _ in pairs):
+    fields = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.strip(":"):
+            raise ValueError("a word without =")
+        fields.append((name[:-1], "=" + value) if name.endswith(":") else (name, "<" + value))
+    if not fields:
         raise ValueError("a word without =")
-    return key, [
-        (name[:-1], "=" + value) if name.endswith(":") else (name, "<" + value) for name, _, value in pairs
-    ]
+    return key, fields
 
 
 def _from_json(text: str) -> tuple[str, list[tuple[str, str]]]:
     fields: dict[str, Any] = json.loads(text)
     key = fields.pop(KEY)
-    return key, [
-        (name, "<" + _name(one) if isinstance(one, str) else _inline(one))
-        for name, one in fields.items()
-        if not name.startswith("__")  # what wl-extract says of samples, __url__
-    ]
+    # Without what wl-extract says of samples, __url__.
+    return key, [(name, _source(one)) for name, one in fields.items() if not name.startswith("__")]
 
 
-def _name(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("a NUL in a file's name")
-    return text
-
-
-def _inline(value: Any) -> str:
+def _source(value: Any) -> str:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("a NUL in a file's name")
+        return "<" + value
     if isinstance(value, dict):
         value = value["value"]
     if value is None:
@@ -192,8 +185,8 @@ def read_classes(path: str) -> list[str] | None:
         names = json.loads(store.read(name))
     except NotFound:
         return None
-    except ValueError as error:
-        raise UsageError("no list of class names in JSON: name another file", url=path) from error
+    except ValueError:
+        names = None
     if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
         raise UsageError("no list of class names in JSON: name another file", url=path)
     return names

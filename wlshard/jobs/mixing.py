@@ -31,17 +31,16 @@ def labels_of(urls: Sequence[str], field: str, heard: Callable[[], object] = lam
             heard()
         found.append(np.array(labels, np.int64))
     if len(numbers) < 2:
-        raise UsageError(
-            f"all samples have the same {field}: mixing is told by a field of two classes or more"
-        )
+        what = f"all samples have the same {field}"
+        raise UsageError(f"{what}: mixing is told by a field of two classes or more")
     return found
 
 
 def _values(url: str, field: str) -> Iterator[Any]:
     for sample in read_samples(url):
+        where = {"url": sample[URL], "key": sample[KEY]}
         if field not in sample:
-            there = f"no field {field!r}: name the one that holds the class with --field"
-            raise NotFound(there, url=sample[URL], key=sample[KEY])
+            raise NotFound(f"no field {field!r}: name the one that holds the class with --field", **where)
         try:
             value = decode(field, sample[field], False)
             hash(value)
@@ -49,12 +48,8 @@ def _values(url: str, field: str) -> Iterator[Any]:
             error.key, error.url = sample[KEY], sample[URL]
             raise
         except TypeError:
-            kind = type(value).__name__
-            raise UsageError(
-                f"the field {field} holds {kind}, no class: name another with --field",
-                url=url,
-                key=sample[KEY],
-            ) from None
+            what = f"the field {field} holds {type(value).__name__}, no class"
+            raise UsageError(f"{what}: name another with --field", **where) from None
         yield value
 
 

@@ -27,6 +27,19 @@ def names_of(output: str) -> list[str] | None:
     return None
 
 
+def equal_parts(output: str, names: Sequence[str], samples: int) -> list[int]:
+    """Give where the outputs of these names, and the last one's end, are in so many samples."""
+    if len(names) > max(samples, 1):
+        raise UsageError(f"{len(names)} outputs for {samples} samples: name fewer", url=output)
+    return [samples * n // len(names) for n in range(len(names) + 1)]
+
+
+def refuse_limits(output: str, *limits: int | None) -> None:
+    """Raise UsageError for limits of shards whose number is named."""
+    if any(limits):
+        raise UsageError("so many are named: to split by samples or bytes write out-%06d.tar", url=output)
+
+
 def limits_of(shard_samples: int | None, shard_bytes: int | None) -> tuple[int, int]:
     """Give the most samples and bytes of a shard: both defaults, or the one that is set and no other."""
     if shard_samples is None and shard_bytes is None:

@@ -18,7 +18,7 @@ from typing import TypeAlias
 from wlshard import seeds
 from wlshard.errors import GroupingError, UsageError, printable
 from wlshard.jobs.chosen import Chosen, Renamed, key_of
-from wlshard.jobs.plan import ENDLESS, limits_of, names_of, outputs_of
+from wlshard.jobs.plan import ENDLESS, equal_parts, limits_of, names_of, outputs_of, refuse_limits
 from wlshard.jobs.ranks import ranker
 from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.access import ShardAccess
@@ -89,10 +89,11 @@ def reshard(order: Resharding, heard: Callable[[str], object] = lambda _: None) 
     these. GroupingError: two samples of one key. NotFound: a field that is nowhere.
     """
     _check(order)
-    _allow_open_files()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each output is one, until all are published
     chosen = Chosen(order.fields, order.drop, order.rename)
-    with closing(_read(order)) as read, _open_outputs(order) as outputs:
-        for sample in _keyed(order, chosen, _ordered(order, _told(read, heard))):
+    with closing(_read(order, heard)) as read, _open_outputs(order) as outputs:
+        for sample in _keyed(order, chosen, _ordered(order, read)):
             outputs.write(sample)
             heard("written")
         chosen.check(outputs.samples)
@@ -123,12 +124,6 @@ def _check(order: Resharding) -> None:
         key_of(order.rekey, {KEY: "k", URL: "s.tar"}, 0)
 
 
-def _allow_open_files() -> None:
-    """Allow as many open files as the system lets us: each output is one, until all are published."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 def _open_outputs(order: Resharding) -> OutputSet:
     names, output, size = names_of(order.output), order.output, order.shard_bytes
     if not order.force:
@@ -140,20 +135,14 @@ def _open_outputs(order: Resharding) -> OutputSet:
         outputs_of(output, 2)  # UsageError: names that do not differ
         count, size = limits_of(order.shard_samples, size)
         return OutputSet(lambda n: output % n, lambda _: count, size, force=order.force, scratch=scratch)
-    if order.shard_samples or size:
-        raise UsageError(
-            "so many shards are named: to split by samples or bytes write out-%06d.tar", url=output
-        )
-    shards, total = len(outputs_of(output, len(names))), 0
-    if shards > 1:
+    refuse_limits(output, order.shard_samples, size)
+    parts = [0, ENDLESS]
+    if len(outputs_of(output, len(names))) > 1:
         total = len(range(_total(order, "how many go into each output"))[slice(*order.span)])
-        if total < shards:
-            raise UsageError(f"{shards} outputs for {total} samples: name fewer", url=output)
-
-    def share(n: int) -> int:
-        return ENDLESS if shards == 1 else total * (n + 1) // shards - total * n // shards
-
-    return OutputSet(names.__getitem__, share, ENDLESS, force=order.force, scratch=scratch)
+        parts = equal_parts(output, names, total)
+    return OutputSet(
+        names.__getitem__, lambda n: parts[n + 1] - parts[n], ENDLESS, force=order.force, scratch=scratch
+    )
 
 
 def _scratch(order: Resharding) -> str | None:
@@ -175,26 +164,25 @@ def _total(order: Resharding, why: str) -> int:
     for url in chain.from_iterable(order.inputs):
         with ShardAccess(url) as access:
             if access.samples is None:
-                what = "how many samples this has is known at its end only"
-                raise UsageError(
-                    f"{what}, but it decides {why}: fetch it, or put its index beside it", url=url
-                )
+                what = f"how many samples this has is known at its end only, but it decides {why}"
+                raise UsageError(f"{what}: fetch it, or put its index beside it", url=url)
             total += access.samples
     return total
 
 
-def _read(order: Resharding) -> Generator[Sample, None, None]:
+def _read(order: Resharding, heard: Callable[[str], object]) -> Generator[Sample, None, None]:
     """Yield the samples meant, as they are read."""
     start, stop, step = order.span[0] or 0, *order.span[1:]
     if start < 0 or (stop or 0) < 0:
         start, stop, step = slice(*order.span).indices(_total(order, "where the slice begins or ends"))
-    count = None if stop is None else max(0, stop - start)
     if order.mix:
-        yield from islice(islice(_mixed(order), start, None), 0, count, step)
+        found: Iterator[Sample] = islice(_mixed(order), start, None)
     else:
         shards = list(chain.from_iterable(order.inputs))
         found = samples_from(shards, start, max_member_bytes=order.max_member_bytes)
-        yield from islice(found, 0, count, step)
+    for sample in islice(found, 0, None if stop is None else max(0, stop - start), step):
+        heard("read")
+        yield sample
 
 
 def _mixed(order: Resharding) -> Iterator[Sample]:
@@ -226,12 +214,6 @@ def _ordered(order: Resharding, samples: Iterator[Sample]) -> Iterator[Sample]:
     rank = ranker(order.sort) if order.sort is not None else lambda _: draw()
     ranked = ((rank(sample), sample) for sample in samples)
     return sorted_samples(ranked, memory_bytes=order.memory_bytes, scratch=_scratch(order))
-
-
-def _told(samples: Iterator[Sample], heard: Callable[[str], object]) -> Iterator[Sample]:
-    for sample in samples:
-        heard("read")
-        yield sample
 
 
 def _keyed(order: Resharding, chosen: Chosen, samples: Iterator[Sample]) -> Iterator[Sample]:

@@ -41,8 +41,11 @@ class Rotator:
         """
         self.retirement, done = None, None
         try:
-            if rotate and (rest or self._is_due(buffered)):
-                policy = self.policy
+            policy = self.policy
+            if buffered is None:
+                self.pool.salvage()
+                buffered = sum(shard.samples for shard in self.pool.buffer())
+            if rotate and (rest or buffered >= max(1, policy.at)):
                 done = self.pool.rotate(
                     at=0 if rest else policy.at, pool_samples=policy.pool_samples, max_age_s=policy.max_age_s
                 )
@@ -58,12 +61,6 @@ class Rotator:
         else:
             self._failures = 0
         return done if done is not None and done.committed else None
-
-    def _is_due(self, buffered: int | None) -> bool:
-        if buffered is None:
-            self.pool.salvage()
-            buffered = sum(shard.samples for shard in self.pool.buffer())
-        return buffered >= max(1, self.policy.at)
 
 
 def watch(

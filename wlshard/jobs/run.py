@@ -94,21 +94,17 @@ def run(
     return INTERRUPTED if stop.asked is not None or code is None else code
 
 
+@dataclass
 class _Course:
     """What happens again and again while the consumer runs."""
 
-    def __init__(
-        self,
-        generators: Generators,
-        rotator: Rotator,
-        reuse: float,
-        cap: int | None,
-        show: Callable[[Snapshot], None],
-    ) -> None:
-        self._generators, self._rotator, self._reuse = generators, rotator, reuse
-        self._cap, self._show = cap, show
-        self._next = 0.0
-        self._emptied = False
+    generators: Generators
+    rotator: Rotator
+    reuse: float
+    cap: int | None
+    show: Callable[[Snapshot], None]
+    _next: float = 0.0
+    _emptied: bool = False
 
     def step(self) -> None:
         """Hear the generators, for a moment; each second, rotate if due and show how it stands."""
@@ -117,21 +113,21 @@ class _Course:
             self._turn()
             took = clock.monotonic() - begun
             self._next = begun + max(TURN_S, 10 * took)  # a pool of very many shards takes long to look at
-        self._generators.step(max(0.0, self._next - clock.monotonic()))
+        self.generators.step(max(0.0, self._next - clock.monotonic()))
 
     def look(self) -> PoolStatus | None:
         """Show how it stands; None: the store does not say."""
-        pool = self._rotator.pool
+        pool = self.rotator.pool
         try:
             status = pool.status()
         except StoreUnavailable as error:
             log.warning("%s", error)
             return None
-        self._show(
+        self.show(
             Snapshot(
-                totals=self._generators.totals(),
+                totals=self.generators.totals(),
                 buffered=status.buffer.samples,
-                cap=self._cap,
+                cap=self.cap,
                 generation=status.generation,
                 samples=status.samples,
                 served=status.served_total,
@@ -144,10 +140,10 @@ class _Course:
         status = self.look()
         if status is None:
             return
-        done = self._generators.done
+        done = self.generators.done
         rest = done and not self._emptied
-        due = not status.samples or status.reuse >= self._reuse
-        self._rotator.turn(buffered=status.buffer.samples, rest=rest, rotate=due)
+        due = not status.samples or status.reuse >= self.reuse
+        self.rotator.turn(buffered=status.buffer.samples, rest=rest, rotate=due)
         self._emptied |= done and due
 
 

@@ -92,30 +92,30 @@ def measure(
     reading by windows, everything else by the step.
     Errors: those of the Loader; NotFound: too few samples.
     """
-    cold_s = 0.0
+    cold_s = None
     if not once:
-        cold_s = _first_step(open_loader)
+        began = clock.monotonic()
+        with open_loader() as loader:
+            _first(iter(loader))
+        cold_s = clock.monotonic() - began
     with watching() as store, open_loader() as loader:
         began = clock.monotonic()
         found = iter(loader) if once else loader.epochs()
-        if next(found, None) is None:
-            raise NotFound("there are no samples to measure")
+        _first(found)
         first_s = clock.monotonic() - began
         if skip is not None:
             _take(found, skip, ENDLESS, consumer_s)
         elif not once:
             _take(found, None, clock.monotonic() + WARM_PART * seconds, consumer_s)
-        meter = _Meter(loader, store)
+        before = _counts(loader, store)
         run = _take(found, steps, clock.monotonic() + seconds, consumer_s)
-        return meter.read(run, first_s, cold_s or first_s)
+        counted = {name: count - before[name] for name, count in _counts(loader, store).items()}
+        return _result(run, counted, first_s, first_s if cold_s is None else cold_s)
 
 
-def _first_step(open_loader: Callable[[], Steps]) -> float:
-    began = clock.monotonic()
-    with open_loader() as loader:
-        if next(iter(loader), None) is None:
-            raise NotFound("there are no samples to measure")
-    return clock.monotonic() - began
+def _first(found: Iterator[Any]) -> None:
+    if next(found, None) is None:
+        raise NotFound("there are no samples to measure")
 
 
 def _take(found: Iterator[Any], steps: int | None, end: float, consumer_s: float = 0.0) -> _Run:
@@ -135,47 +135,36 @@ def _take(found: Iterator[Any], steps: int | None, end: float, consumer_s: float
     return run
 
 
-class _Meter:
-    """What had been counted when the measuring began."""
+def _counts(loader: Steps, cost: Cost) -> dict[str, float]:
+    """Tell what a loader, its workers if it has some, and the store have counted so far."""
+    stats = loader.stats()
+    spent = cost.read_s, cost.store_s, cost.bytes, cost.requests
+    reading = stats.get("workers") or dict(zip(READING, spent, strict=True))
+    return {"samples": stats["samples"], "waited_s": stats["waited_s"], **reading}
 
-    def __init__(self, loader: Steps, cost: Cost) -> None:
-        self._loader = loader
-        self._cost = cost
-        self._before = self._counts()
 
-    def _counts(self) -> dict[str, float]:
-        stats, cost = self._loader.stats(), self._cost
-        counts = {"samples": stats["samples"], "waited_s": stats["waited_s"]}
-        workers: dict[str, float] | None = stats.get("workers")
-        if workers is not None:
-            return counts | workers
-        spent = cost.read_s, cost.store_s, cost.bytes, cost.requests
-        return counts | dict(zip(READING, spent, strict=True))
-
-    def read(self, run: _Run, first_s: float, cold_s: float) -> Throughput:
-        """Give what came since."""
-        if not run.steps:
-            raise NotFound("too few samples: all were used for the warm-up; measure more, or --skip fewer")
-        found = {name: count - self._before[name] for name, count in self._counts().items()}
-        seconds = run.waited_s + run.consumed_s
-        share = {stage: spent / seconds for stage, spent in zip(STAGES, _spent(found, run), strict=True)}
-        verdict, because = judge(share, seconds / run.steps)
-        cuts = statistics.quantiles(run.waits, n=100) if run.steps > 1 else [run.waits[0]] * 99
-        return Throughput(
-            samples_per_s=found["samples"] / seconds,
-            bytes_per_s=found["store_bytes"] / seconds,
-            first_sample_s=first_s,
-            p50_ms=1e3 * cuts[49],
-            p99_ms=1e3 * cuts[98],
-            share=share,
-            verdict=verdict,
-            because=because,
-            samples=int(found["samples"]),
-            steps=run.steps,
-            seconds=seconds,
-            cold_first_sample_s=cold_s,
-            measuring_share=_own_cost(run.steps, found["store_requests"]) / seconds,
-        )
+def _result(run: _Run, found: Mapping[str, float], first_s: float, cold_s: float) -> Throughput:
+    if not run.steps:
+        raise NotFound("too few samples: all were used for the warm-up; measure more, or --skip fewer")
+    seconds = run.waited_s + run.consumed_s
+    share = {stage: spent / seconds for stage, spent in zip(STAGES, _spent(found, run), strict=True)}
+    verdict, because = judge(share, seconds / run.steps)
+    cuts = statistics.quantiles(run.waits, n=100) if run.steps > 1 else [run.waits[0]] * 99
+    return Throughput(
+        samples_per_s=found["samples"] / seconds,
+        bytes_per_s=found["store_bytes"] / seconds,
+        first_sample_s=first_s,
+        p50_ms=1e3 * cuts[49],
+        p99_ms=1e3 * cuts[98],
+        share=share,
+        verdict=verdict,
+        because=because,
+        samples=int(found["samples"]),
+        steps=run.steps,
+        seconds=seconds,
+        cold_first_sample_s=cold_s,
+        measuring_share=_own_cost(run.steps, found["store_requests"]) / seconds,
+    )
 
 
 def _spent(found: Mapping[str, float], run: _Run) -> tuple[float, ...]:
@@ -195,10 +184,8 @@ def judge(share: Mapping[str, float], step_s: float) -> tuple[str, str]:
     """Give the verdict, after the stage that takes most, and the number that says so."""
     most = max(share, key=share.__getitem__)
     spent = 1e3 * step_s * share[most]
-    because = (
-        f"{most} takes {100 * share[most]:.0f} % of the time: {spent:.3g} of {1e3 * step_s:.3g} ms a step"
-    )
-    return f"{most}-bound", because
+    part = f"{100 * share[most]:.0f} % of the time: {spent:.3g} of {1e3 * step_s:.3g} ms a step"
+    return f"{most}-bound", f"{most} takes {part}"
 
 
 def _own_cost(steps: int, requests: float, tries: int = 2000) -> float:

@@ -9,12 +9,12 @@ import operator
 import os
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
-from wlshard.errors import NotFound, UsageError, UserCodeError, WlshardError
+from wlshard.errors import NotFound, UsageError, UserCodeError, WlshardError, counted
 from wlshard.sample import Sample, fields_of
 
 Function: TypeAlias = Callable[..., Any]
@@ -68,8 +68,7 @@ def load(name: str) -> Function:
         raise NotFound(f"{module_name} has no {function_name!r}: {advice}") from None
     if not callable(function):
         raise UsageError(f"{name} is {type(function).__name__}, no function")
-    result: Function = function
-    return result
+    return cast("Function", function)
 
 
 def _look_in(folder: str) -> None:
@@ -132,15 +131,11 @@ def bind(function: Function, offered: Mapping[str, Callable[[], Any]], args: Map
     values = {each: make() for each, make in offered.items() if each in named and each not in args}
     values.update(args)
     for parameter in parameters:
-        needed = parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-        )
-        if needed and parameter.name not in values:
-            raise UsageError(
-                f"{name} needs {parameter.name!r}: give it a default or --arg {parameter.name}=VALUE "
-                f"(offered by name are {', '.join(OFFERED)})"
-            )
+        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if parameter.default is parameter.empty and not variadic and parameter.name not in values:
+            offers = f"offered by name are {', '.join(OFFERED)}"
+            advice = f"give it a default or --arg {parameter.name}=VALUE ({offers})"
+            raise UsageError(f"{name} needs {parameter.name!r}: {advice}")
     return lambda: function(**values)
 
 
@@ -166,7 +161,8 @@ def values_of(call: Function, name: str) -> Generator[tuple[Any, Callable[[], st
     iterator = iter(made)
 
     def where() -> str:
-        return f"{name}{_place(iterator)}"
+        frame = getattr(iterator, "gi_frame", None)
+        return f"{name} (line {frame.f_lineno} of {frame.f_code.co_filename})" if frame else name
 
     try:
         while True:
@@ -176,16 +172,8 @@ def values_of(call: Function, name: str) -> Generator[tuple[Any, Callable[[], st
                 return
             yield value, where
     finally:
-        close = getattr(iterator, "close", None)
-        if close is not None:
-            with user_code(name):
-                close()
-
-
-def _place(iterator: Iterator[Any]) -> str:
-    """Say where a generator stands: ` (line 12 of gen.py)`."""
-    frame = getattr(iterator, "gi_frame", None)
-    return f" (line {frame.f_lineno} of {frame.f_code.co_filename})" if frame else ""
+        with user_code(name):
+            getattr(iterator, "close", lambda: None)()
 
 
 def _as_sample(value: Any, fields: Sequence[str] | None, name: Callable[[], str]) -> Sample:
@@ -200,6 +188,6 @@ def _as_sample(value: Any, fields: Sequence[str] | None, name: Callable[[], str]
         raise UserCodeError(f"{name()} yielded {type(value).__name__}: {advice}")
     values = value if isinstance(value, tuple) or (isinstance(value, list) and len(fields) > 1) else (value,)
     if len(values) != len(fields):
-        count = f"{len(values)} value{'s' if len(values) != 1 else ''} for {len(fields)} fields"
+        count = f"{counted(len(values), 'value')} for {len(fields)} fields"
         raise UserCodeError(f"{name()} yielded {count} ({','.join(fields)}): one for each is needed")
     return dict(zip(fields, values, strict=True))
