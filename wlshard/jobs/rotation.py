@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import select
 from collections.abc import Callable
 from typing import Any
 
@@ -87,7 +86,7 @@ def watch(
                 noted = begun
                 _write_metrics(metrics, rotator, done)
             took = clock.monotonic() - begun
-            select.select([stop], [], [], max(0.0, interval_s - took, 5 * took - interval_s))
+            stop.wait(max(0.0, interval_s - took, 5 * took - interval_s))
 
 
 def _write_metrics(path: str, rotator: Rotator, done: Rotation | None) -> None:

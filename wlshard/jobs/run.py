@@ -80,7 +80,6 @@ def run(
         course = _Course(generators, rotator, reuse, job.cap, show)
         consumer.require()
         with generators, consumer:
-            generators.watch(stop, stop.drain)
             while consumer.poll() is None and stop.asked is None:
                 course.step()
             if stop.asked == signal.SIGINT:

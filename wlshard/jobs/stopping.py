@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, Self
 
@@ -77,31 +77,20 @@ class SealFirst(_Listening):
 
 
 class StopFlag(_Listening):
-    """While the block runs, the signals only set `asked` and wake who watches `fileno`.
+    """While the block runs, the signals only set `asked` and end a `wait`.
 
     For who supervises others: nothing is interrupted half-way.
     """
 
-    def __enter__(self) -> Self:
-        self._ours, self._theirs = socket.socketpair()
-        self._ours.setblocking(False)
-        self._theirs.setblocking(False)
-        return super().__enter__()
+    def __init__(self) -> None:
+        super().__init__()
+        self._wake = SimpleQueue[None]()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        super().__exit__(kind)
-        self._ours.close()
-        self._theirs.close()
-
-    def fileno(self) -> int:
-        return self._ours.fileno()
-
-    def drain(self) -> None:
-        """Forget the wake-ups, once the selector has told of them."""
-        with suppress(BlockingIOError):
-            self._ours.recv(4096)
+    def wait(self, timeout_s: float) -> None:
+        """Wait so long, or until a signal comes."""
+        with suppress(Empty):
+            self._wake.get(timeout=timeout_s)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         super()._hear(number, frame)
-        with suppress(BlockingIOError):  # full of wake-ups already
-            self._theirs.send(b"!")
+        self._wake.put(None)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import selectors
+import select
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from wlshard import clock
 from wlshard.errors import UsageError, WlshardError, counted
 from wlshard.jobs.job import Job, Progress
-from wlshard.jobs.process import Process
 from wlshard.jobs.stopping import StopFlag
 from wlshard.jobs.targets import pool_of
 from wlshard.jobs.worker import Worker
@@ -24,7 +22,7 @@ log = logging.getLogger(__name__)
 
 FAILURES = 5  # in a row, of one worker, before the whole run is given up
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before the first restart; doubled each time, up to the longest
-TICK_S = 0.25  # how often a child is looked for that died while something of its own held its pipe open
+TICK_S = 0.25  # how often it is looked for signals, and children that died while theirs held the pipe open
 GRACE_S = 20.0  # for sealing, once a child was asked to end
 
 
@@ -46,10 +44,6 @@ def shares(samples: int | None, parallel: int) -> list[int | None]:
     if samples is None:
         return [None] * parallel
     return [samples // parallel + (worker < samples % parallel) for worker in range(parallel)]
-
-
-class HasFileno(Protocol):
-    def fileno(self) -> int: ...
 
 
 class Generators:
@@ -80,25 +74,22 @@ class Generators:
             for i, share in enumerate(shares(job.samples, parallel))
         ]
         self.restarts = 0
-        self._watched: selectors.BaseSelector | None = None
+        self._running: set[Worker] = set()
         self._pool = pool_of(job.target)
         self._pause_s, self._grace_s, self._hurry = pause_s, grace_s, hurry
         self._started = clock.monotonic()
 
     def __enter__(self) -> Self:
         self._started = clock.monotonic()
-        self._watched = selectors.DefaultSelector()
+        if self._pool is None:
+            template = self.workers[0].job.target
+            TemplateTarget(template)  # UsageError if it is none
+            refuse_numbered(template)
+        elif not self._pool.store.can.shared:
+            raise UsageError("only this process sees what is in memory: name a folder", url=self._pool.url)
+        else:
+            self._pool.create()
         try:
-            if self._pool is not None:
-                if not self._pool.store.can.shared:
-                    raise UsageError(
-                        "only this process sees what is in memory: name a folder", url=self._pool.url
-                    )
-                self._pool.create()
-            else:
-                template = self.workers[0].job.target
-                TemplateTarget(template)  # UsageError if it is none
-                refuse_numbered(template)
             for worker in self.workers:
                 if not worker.done:
                     self._start(worker)
@@ -121,8 +112,8 @@ class Generators:
         due = [max(0.0, worker.due - now) for worker in self.workers if worker.due is not None]
         self._hear(min([timeout_s, TICK_S, *due]))
         for worker in self.workers:
-            if worker.process is not None and worker.process.has_ended():
-                self._reap(worker, worker.process)
+            if worker in self._running and worker.process.has_ended():
+                self._reap(worker)
                 worker.settle()
                 if not worker.done:
                     self._plan_restart(worker)
@@ -142,21 +133,17 @@ class Generators:
 
     def close(self) -> None:
         """End all processes and wait for them to seal; afterwards nothing is left of them. Closes twice."""
-        if self._watched is None:
-            return
-        running = {worker: worker.process for worker in self.workers if worker.process is not None}
-        for process in running.values():
-            process.ask()
-        until, ended = clock.monotonic() + self._grace_s, list(running)
-        while running:
+        until, ended = clock.monotonic() + self._grace_s, list(self._running)
+        for worker in ended:
+            worker.process.ask()
+        while self._running:
             if clock.monotonic() >= until or self._hurry():
-                for process in running.values():
-                    process.kill()
+                for worker in self._running:
+                    worker.process.kill()
             self._hear(TICK_S)
-            for worker in [worker for worker, process in running.items() if process.has_ended()]:
-                self._reap(worker, running.pop(worker))
-        self._watched.close()
-        self._watched = None
+            for worker in ended:
+                if worker in self._running and worker.process.has_ended():
+                    self._reap(worker)
         for worker in ended:
             try:
                 worker.settle()
@@ -165,26 +152,17 @@ class Generators:
             if worker.error is not None and not worker.accident:
                 log.warning("while ending: %s", worker.error)
 
-    def watch(self, what: HasFileno, ready: Callable[[], object]) -> None:
-        """Let what can be read end a `step` early; `ready` is called then."""
-        self._selector().register(what, selectors.EVENT_READ, ready)
-
-    def _selector(self) -> selectors.BaseSelector:
-        assert self._watched is not None, "entered and not closed"
-        return self._watched
-
     def _hear(self, timeout_s: float) -> None:
-        selector = self._selector()
-        for key, _ in selector.select(timeout_s):
-            if key.data() is False:  # a process has ended, or at least closed its pipe
-                selector.unregister(key.fileobj)
+        telling = {worker.process.status: worker for worker in self._running if not worker.silent}
+        for status in select.select(telling, [], [], timeout_s)[0]:
+            telling[status].hear()
 
     def _start(self, worker: Worker) -> None:
-        self._selector().register(worker.start(), selectors.EVENT_READ, worker.hear)
+        worker.start()
+        self._running.add(worker)
 
-    def _reap(self, worker: Worker, process: Process) -> None:
-        with suppress(KeyError):  # it is out already if its pipe was closed first
-            self._selector().unregister(process.status)
+    def _reap(self, worker: Worker) -> None:
+        self._running.remove(worker)
         worker.reap()
 
     def _plan_restart(self, worker: Worker) -> None:
@@ -220,7 +198,6 @@ def supervise(
         generators = Generators(job, parallel, gpus=gpus, hurry=lambda: stop.count > 1)
         try:
             with generators:
-                generators.watch(stop, stop.drain)
                 while not generators.done and stop.asked is None:
                     generators.step(1.0)
                     show(generators.totals())

@@ -32,7 +32,6 @@ class Worker:
         self.failures = 0
         self.proven = False
         self.due: float | None = None  # when the next start is, by the monotonic clock
-        self.process: Process | None = None
         self.error: WlshardError | None = None
         self.accident = True
         self.warned = ""  # the last error that was warned of
@@ -40,11 +39,14 @@ class Worker:
         self._before = Progress()  # sum of the starts that ended
         self._code = 0  # what the last process ended with
         self._unread = b""
+        self.silent = False  # the process has closed its pipe
 
-    def start(self) -> int:
-        """Start the next process: a new writer with its own seed; give the pipe on which it tells."""
+    process: Process  # the latest
+
+    def start(self) -> None:
+        """Start the next process: a new writer with its own seed."""
         self.due, self.error, self.accident = None, None, True
-        self.latest, self._unread = Progress(), b""
+        self.latest, self._unread, self.silent = Progress(), b"", False
         job = replace(self.job, samples=self.left, done=(self._before.shards, self._before.sealed))
         self.job = replace(self.job, start=self.job.start + 1)
         # numpy's and torch's threads, unless the user says how many: P times all cores is slower than one
@@ -54,24 +56,18 @@ class Worker:
         task = {"function": "wlshard.jobs.generate:do_job", "args": asdict(job), "tells": True}
         with suppress(BrokenPipeError):  # dead already: its end will be seen
             send(self.process.to, task)
-        return self.process.status
 
-    def hear(self) -> bool:
-        """Take in what the process told; False once it can tell nothing more."""
-        assert self.process is not None
-        while True:
-            try:
-                data = os.read(self.process.status, 65536)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            *lines, self._unread = (self._unread + data).split(b"\n")
-            for line in lines:
-                if line.startswith(b"[{"):
-                    self._take(json.loads(line)[0])
-                else:  # printed by something that runs before us: a sitecustomize, say
-                    os.write(2, line + b"\n")
+    def hear(self) -> None:
+        """Take in what the process has told."""
+        with suppress(BlockingIOError):
+            while data := os.read(self.process.status, 65536):
+                *lines, self._unread = (self._unread + data).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"[{"):
+                        self._take(json.loads(line)[0])
+                    else:  # printed by something that runs before us: a sitecustomize, say
+                        os.write(2, line + b"\n")
+            self.silent = True
 
     def _take(self, told: dict[str, Any]) -> None:
         if "news" in told:
@@ -90,10 +86,8 @@ class Worker:
 
     def reap(self) -> None:
         """Take leave of a process that ended, and of whatever it started."""
-        assert self.process is not None
         self.hear()
         self._code = self.process.reap()
-        self.process = None
 
     def settle(self) -> None:
         """After `reap`, seal and count what the process left. It is done, or `error` tells why not."""
