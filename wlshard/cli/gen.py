@@ -94,7 +94,7 @@ def _tell(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _target(pool: str | None, output: str | None) -> str:
-    from wlshard.jobs.targets import is_template
+    from wlshard.jobs.job import is_template
 
     target = pool or output
     if target is None or (pool and output):

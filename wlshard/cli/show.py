@@ -14,7 +14,7 @@ import click
 from wlshard.cli.entry import SKIPPED, command
 from wlshard.cli.options import force_option, json_option, look_options, shards_of
 from wlshard.errors import CodecError, NotFound, UsageError, counted, printable
-from wlshard.sample import choose, fields_of
+from wlshard.sample import Sample, choose, fields_of
 
 if TYPE_CHECKING:
     from wlshard.stream.lazy import LazySample
@@ -52,73 +52,56 @@ def main(
     URL: shards in any form, a pool (POOL, POOL@n) or - for stdin.
     """
     from wlshard.jobs.look import first, look
+    from wlshard.stream.lazy import stored_fields
 
     if as_json and output == "-":
         raise UsageError("-o - and --json both want stdout: name a file for the picture")
     found = look(shards_of(url), skip=skip, images="stored", **looked)
     number, sample = first(found, url, skip, looked["select"])
-    values, faults = _decoded(sample, _chosen(sample, fields))
+    stored = stored_fields(sample)
+    values = _values(sample, stored, fields)
     if output is not None:
         _write_picture(values, sample, output, force)
     if as_json:
-        print(json.dumps(_as_json(sample, number, values, faults)))
+        about = {name: {"bytes": len(stored[name]), **_as_json(value)} for name, value in values.items()}
+        key, url = sample["__key__"], sample["__url__"]
+        print(json.dumps({"key": key, "url": url, "index": number, "fields": about}))
     elif output != "-":
-        for line in _told(sample, number, values, faults, pictures=output is None):
-            print(line)
-    return SKIPPED if faults else 0
+        print(f"{printable(sample['__key__'])}  (sample {number} of {printable(sample['__url__'])})")
+        for name, value in values.items():
+            for line in _lines(
+                f"{printable(name)}  {counted(len(stored[name]), 'byte')}", value, output is None
+            ):
+                print(line)
+    return SKIPPED if any(isinstance(value, CodecError) for value in values.values()) else 0
 
 
-def _chosen(sample: LazySample, fields: str | None) -> list[str]:
+def _values(sample: LazySample, stored: Sample, fields: str | None) -> dict[str, Any]:
+    """Decode the fields that are shown; one that does not decode is its error."""
     from wlshard.stream.fields import parse_fields
-    from wlshard.stream.lazy import stored_fields
 
-    words, stored = parse_fields(fields), stored_fields(sample)
-    return fields_of(stored) if words is None else [choose(stored, word) for word in words]
-
-
-def _decoded(sample: LazySample, names: list[str]) -> tuple[dict[str, Any], dict[str, CodecError]]:
-    values, faults = {}, {}
-    for name in names:
+    words = parse_fields(fields)
+    values: dict[str, Any] = {}
+    for name in sorted(fields_of(stored) if words is None else {choose(stored, word) for word in words}):
         try:
             values[name] = sample[name]
         except CodecError as error:
-            faults[name] = error
-    return values, faults
+            values[name] = error
+    return values
 
 
-def _as_json(
-    sample: LazySample, number: int, values: dict[str, Any], faults: dict[str, CodecError]
-) -> dict[str, Any]:
-    fields = {}
-    for name in sorted([*values, *faults]):
-        about: dict[str, Any] = {"bytes": _size(sample, name)}
-        if name in faults:
-            fields[name] = {**about, "error": faults[name].message}
-            continue
-        value = values[name]
-        dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
-        fields[name] = {
-            **about,
-            "type": type(value).__name__,
-            "dtype": None if dtype is None else str(dtype),
-            "shape": None if shape is None else list(shape),
-        }
-    return {"key": sample["__key__"], "url": sample["__url__"], "index": number, "fields": fields}
+def _as_json(value: Any) -> dict[str, Any]:
+    if isinstance(value, CodecError):
+        return {"error": value.message}
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    return {
+        "type": type(value).__name__,
+        "dtype": None if dtype is None else str(dtype),
+        "shape": None if shape is None else list(shape),
+    }
 
 
-def _told(
-    sample: LazySample, number: int, values: dict[str, Any], faults: dict[str, CodecError], *, pictures: bool
-) -> Iterator[str]:
-    yield f"{printable(sample['__key__'])}  (sample {number} of {printable(sample['__url__'])})"
-    for name in sorted([*values, *faults]):
-        size = f"{printable(name)}  {counted(_size(sample, name), 'byte')}"
-        if name in faults:
-            yield f"{size}  does not decode: {printable(faults[name].message)}"
-        else:
-            yield from _field_lines(size, values[name], pictures)
-
-
-def _field_lines(head: str, value: Any, pictures: bool) -> Iterator[str]:
+def _lines(head: str, value: Any, pictures: bool) -> Iterator[str]:
     from wlshard.codecs.picture import picture
     from wlshard.report.terminal import draw
 
@@ -137,7 +120,9 @@ def _field_lines(head: str, value: Any, pictures: bool) -> Iterator[str]:
 
 def _value_lines(value: Any) -> Iterator[str]:
     """Tell a value in a few lines, safe for any terminal."""
-    if hasattr(value, "dtype"):
+    if isinstance(value, CodecError):
+        yield f"does not decode: {printable(value.message)}"
+    elif hasattr(value, "dtype"):
         yield _array(value)
     elif isinstance(value, bytes):
         yield value[:HEX_BYTES].hex(" ") + (" …" if len(value) > HEX_BYTES else "")
@@ -163,12 +148,6 @@ def _array(value: Any) -> str:
 
     low, high = np.fmin.reduce(value, None), np.fmax.reduce(value, None)
     return f"{value.dtype} {shape}  {low:.6g} … {high:.6g}"
-
-
-def _size(sample: LazySample, name: str) -> int:
-    from wlshard.stream.lazy import stored_fields
-
-    return len(stored_fields(sample)[name])
 
 
 def _write_picture(values: dict[str, Any], sample: LazySample, output: str, force: bool) -> None:

@@ -13,9 +13,8 @@ from wlshard import clock
 from wlshard.errors import CodecError, GroupingError, UsageError, UserCodeError
 from wlshard.jobs.engine import Answer
 from wlshard.jobs.gate import Gate
-from wlshard.jobs.job import Job, Progress, Report
+from wlshard.jobs.job import Job, Progress, Report, SharedTemplate, pool_of
 from wlshard.jobs.stopping import SealFirst
-from wlshard.jobs.targets import SharedTemplate, pool_of
 from wlshard.jobs.usercode import Function, bind, load, samples_of
 from wlshard.pool.seal import SealingTarget
 from wlshard.sample import KEY, Sample

@@ -18,8 +18,8 @@ from typing import TypeAlias
 from wlshard import seeds
 from wlshard.errors import GroupingError, UsageError, printable
 from wlshard.jobs.chosen import Chosen, Renamed, key_of
+from wlshard.jobs.expression import ranker
 from wlshard.jobs.plan import ENDLESS, equal_parts, limits_of, names_of, outputs_of, refuse_limits
-from wlshard.jobs.ranks import ranker
 from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.access import ShardAccess
 from wlshard.shards.keys import Keys

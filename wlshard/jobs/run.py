@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from wlshard import clock
 from wlshard.errors import StoreUnavailable, UsageError, WlshardError
 from wlshard.jobs.consumer import Consumer
-from wlshard.jobs.job import Job
+from wlshard.jobs.job import Job, is_template
 from wlshard.jobs.rotation import Rotator
 from wlshard.jobs.stopping import StopFlag
 from wlshard.jobs.supervise import Generators, Totals
-from wlshard.jobs.targets import is_template
 from wlshard.pool.pool import Pool
 from wlshard.pool.rotate import Policy
 from wlshard.pool.status import PoolStatus

@@ -11,9 +11,8 @@ from typing import Any, Self
 
 from wlshard import clock
 from wlshard.errors import UsageError, WlshardError, counted
-from wlshard.jobs.job import Job, Progress
+from wlshard.jobs.job import Job, Progress, pool_of
 from wlshard.jobs.stopping import StopFlag
-from wlshard.jobs.targets import pool_of
 from wlshard.jobs.worker import Worker
 from wlshard.shards.numbered import refuse_numbered
 from wlshard.shards.writer import TemplateTarget

@@ -11,9 +11,8 @@ from typing import Any
 from wlshard.errors import UserCodeError, WlshardError
 from wlshard.jobs.engine import error_of
 from wlshard.jobs.frames import send
-from wlshard.jobs.job import Job, Progress
+from wlshard.jobs.job import Job, Progress, pool_of, published
 from wlshard.jobs.process import Process, how_it_ended
-from wlshard.jobs.targets import pool_of, published
 from wlshard.pool.buffer import sealed_shards
 
 
