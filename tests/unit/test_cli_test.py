@@ -217,9 +217,9 @@ def test_webdataset_unpickles_nothing_and_its_failures_are_its_own(tmp_path: Pat
     with OutputShard(str(tmp_path / "c.tar")) as out:
         for n in (1, 2):
             out.write({"__key__": str(n), "npy": bytes(encode("npy", np.zeros(n)))})
-    with steps([str(tmp_path / "c.tar")], **how | {"batch": 2, "fields": "npy"})() as found:
+    with steps([str(tmp_path / "c.tar")], **how | {"batch_size": 2, "fields": "npy"})() as found:
         assert [array.shape for array in next(found)[0]] == [(1,), (2,)]
-    with steps([str(tmp_path / "a.tar")], **how | {"batch": 2})() as found, pytest.raises(NotFound):
+    with steps([str(tmp_path / "a.tar")], **how | {"batch_size": 2})() as found, pytest.raises(NotFound):
         next(found)
 
 
