@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -26,7 +27,7 @@ from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.recipe import Maker, Recipe
 from wlshard.tar.blocks import share_blocks
 from wlshard.workers import wire
-from wlshard.workers.memory import Memory, die_with_parent, shared_file
+from wlshard.workers.memory import Memory, die_with_parent, keep_freed_memory, shared_file
 from wlshard.workers.slots import FILL_BYTES, Filling, Packed, Slot, Slots
 
 T = TypeVar("T")
@@ -95,6 +96,8 @@ def main(end: socket.socket, start: Start) -> None:
     if start.follows:
         die_with_parent(start.parent, signal.SIGKILL)
     share_blocks()  # each epoch has a new thread that reads
+    keep_freed_memory()
+    gc.freeze()  # what the parent had is no garbage of ours
     try:
         with watching() as cost:
             _Worker(end, start, cost).run()

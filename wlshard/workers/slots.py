@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import sys
@@ -45,6 +44,8 @@ class Slot:
         self.fd = shared_file(size) if size else -1  # until it has been sent
         self.known = False  # to the parent
         self.memory = Memory(self.fd, size) if size else None
+        if self.memory is not None:
+            self.memory.fill()
         self.looked_at: weakref.ref[Bytes] | None = None
 
     def whole(self) -> Bytes:
@@ -86,7 +87,7 @@ class Slots:
         return None if len(self._away) >= SLOTS else self.new(self._size)
 
     def new(self, size: int) -> Slot:
-        """Make a slot of at least this size; later ones will be as large. What is not used costs nothing."""
+        """Make a slot of at least this size; later ones will be as large."""
         step = max(FILL_BYTES, 1 << max(0, size.bit_length() - 4))
         self._size = max(self._size, -(-size // step) * step)
         self._made += 1
@@ -137,13 +138,13 @@ class Filling:
     def add(self, step: Step) -> None:
         """Lay in what does not lie there already."""
         buffers: list[pickle.PickleBuffer] = []
-        head: memoryview = _dumps(step.value, buffers)
-        inline = bytes(head) if len(head) <= HEAD_BYTES else None
-        if inline is None:
-            buffers.append(pickle.PickleBuffer(head))
+        head = _dumps(step.value, buffers)
+        size = sum(map(len, head))
+        inline = b"".join(head) if size <= HEAD_BYTES else None
         parts = [np.frombuffer(raw, np.uint8) if (raw := one.raw()).nbytes else _NONE for one in buffers]
         places = [self._place(part) for part in parts]
         missing = sum(_aligned(part.size) for part, place in zip(parts, places, strict=True) if place < 0)
+        missing += _aligned(size) if inline is None else 0
         if self.used + missing > self.slot.size:
             self._grow(self.used + missing)
         for number, part in enumerate(parts):
@@ -151,6 +152,9 @@ class Filling:
                 places[number] = at = self._room(part.size)
                 self._whole[at : at + part.size] = part
         found = [(place, part.size) for place, part in zip(places, parts, strict=True)]
+        if inline is None:
+            found.append((self._room(size), size))
+            self._lay(head, found[-1][0])
         self.packed.append(Packed(inline, found, step.samples, step.padded, step.skipped))
 
     def done(self) -> Slot:
@@ -168,6 +172,12 @@ class Filling:
     def _room(self, size: int) -> int:
         at, self.used = self.used, self.used + _aligned(size)
         return at
+
+    def _lay(self, pieces: list[bytes], at: int) -> None:
+        memory = self._whole.data
+        for piece in pieces:
+            memory[at : at + len(piece)] = piece
+            at += len(piece)
 
     def _grow(self, size: int) -> None:
         old, before = self._whole, self.slot
@@ -199,7 +209,13 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
 
 
-def _dumps(value: Any, buffers: list[pickle.PickleBuffer]) -> memoryview:
-    out = io.BytesIO()
-    _Pickler(out, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append).dump(value)
-    return out.getbuffer()
+class _Pieces(list[bytes]):
+    """What a pickler writes: pieces of 64 KiB, longer bytes as they are. None of it is moved as it grows."""
+
+    write = list.append
+
+
+def _dumps(value: Any, buffers: list[pickle.PickleBuffer]) -> list[bytes]:
+    pieces = _Pieces()
+    _Pickler(pieces, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append).dump(value)
+    return pieces
