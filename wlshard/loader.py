@@ -269,6 +269,11 @@ class Loader:
             **hands,
         }
 
+    def _settle(self) -> dict[str, Any]:
+        """Choose now what the next epoch reads; give the state it begins with, for others of this rank."""
+        self._course.settle()
+        return self.state_dict()
+
     def close(self) -> None:
         """End reading and let go of all files, threads and workers. Blocks for the read under way."""
         self._turns.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -9,10 +11,16 @@ from typing import Any
 import torch
 import torch.utils.data
 
+from wlshard import clock
+from wlshard.errors import UsageError
 from wlshard.loader import Loader
 from wlshard.place import Place, detect_place
 
+log = logging.getLogger(__name__)
+
 KEY_BITS = 31
+BOARD_BYTES = 4096
+POLL_S, TELL_S = 0.01, 10.0
 
 
 class IterableDataset(torch.utils.data.IterableDataset[Any]):
@@ -33,8 +41,12 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
     torchdata's StatefulDataLoader collects and hands back: exact, with the same num_workers. A plain
     DataLoader does not ask for them: there, count the batches and, before the first `iter()`,
     `load_state_dict` what a Loader or a dataset without workers has saved behind as many. A state saved
-    behind an epoch's last batch has an empty rest of that epoch, as the Loader's has. Of a pool, several
-    workers read a named generation (POOL@n) only.
+    behind an epoch's last batch has an empty rest of that epoch, as the Loader's has.
+
+    Of a pool, worker 0 chooses what the workers of its rank read in an epoch; the worker 0 of several ranks
+    agree through the pool, by what their launcher calls this start or `job=`. Each worker has a lease while
+    the epoch lasts. `follow=` with a number needs num_workers ≤ 1. `len()` is of what was newest when it was
+    first asked.
     """
 
     def __init__(self, make: Callable[[], Loader]) -> None:
@@ -47,9 +59,12 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
         self._steps: int | None = None
         self._iters = 0  # of this process, if it is a worker
         # What the workers agree on without a lock: the epoch begun last, and the DataLoader's iter() it was
-        # begun by. In one word: whoever writes it writes the same.
-        self._word = torch.tensor([-1])
-        self._word.share_memory_()  # type: ignore[no-untyped-call]
+        # begun by. In one word: whoever writes it writes the same. Behind it that of the epoch whose first
+        # state worker 0 laid on the board, and of one for which it could not.
+        self._word = torch.tensor([-1, -1, -1])
+        self._board = torch.zeros(BOARD_BYTES, dtype=torch.uint8)
+        for shared in (self._word, self._board):
+            shared.share_memory_()  # type: ignore[no-untyped-call]
 
     def __iter__(self) -> Iterator[Any]:
         worker = torch.utils.data.get_worker_info()
@@ -57,22 +72,63 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
             return iter(self._here())
         if self._place is not None and self._place.world > 1:  # what is not inherited where one does not fork
             os.environ.update(RANK=str(self._place.rank), WORLD_SIZE=str(self._place.world))
-        loader, epoch = self._make(), self._epoch(worker.seed - worker.id)
-        if self._begin is not None and self._begin["epoch"] == epoch:
-            loader.load_state_dict(self._begin)
-        else:
-            loader.load_state_dict({**loader.state_dict(), "epoch": epoch})
+        word, loader = self._next_word(worker.seed - worker.id), self._make()
+        try:
+            loader.load_state_dict(self._first_state(loader, word, worker.id))
+        except BaseException:
+            loader.close()
+            raise
         self._state = loader.state_dict()
         return self._share(loader)
 
-    def _epoch(self, seed: int) -> int:
-        """Give the number of the epoch that an iter() is; its workers have a seed and a count in common."""
+    def _first_state(self, loader: Loader, word: int, worker: int) -> dict[str, Any]:
+        """Give the state to begin an epoch with, of what worker 0 has chosen to read."""
+        begin = self._begin if self._begin is not None and self._begin["epoch"] == word >> KEY_BITS else None
+        if not worker and self._word[1] != word:
+            self._choose(loader, word, begin)
+        chosen = self._chosen(word)
+        return chosen if begin is None or begin["generation"] != chosen["generation"] else begin
+
+    def _choose(self, loader: Loader, word: int, begin: dict[str, Any] | None) -> None:
+        """Lay on the board the state in which an epoch begins, or what is left of it. PoolStarved, …"""
+        at_first = {"epoch": word >> KEY_BITS, "next_batch": 0, "taken": 0, "given": 0, "place": None}
+        before = self._read() if self._word[1] >= 0 else loader.state_dict()
+        try:
+            loader.load_state_dict(begin or {**before, **at_first})
+            text = json.dumps(loader._settle()).encode().ljust(BOARD_BYTES)
+        except BaseException:
+            self._word[2] = word
+            raise
+        self._board[:] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        self._word[1] = word
+
+    def _chosen(self, word: int) -> dict[str, Any]:
+        """Wait for what worker 0 chooses; it waits for a pool as long as its loader says."""
+        parent, began, tell = os.getppid(), clock.monotonic(), TELL_S
+        while word not in self._word[1:].tolist():
+            waited = clock.monotonic() - began
+            if waited >= tell:
+                log.warning("waiting for %.0f s for worker 0 of the DataLoader to choose", waited)
+                tell *= 2
+            if os.getppid() != parent:
+                raise UsageError("the process of the DataLoader has ended")
+            clock.sleep(POLL_S)
+        if self._word[1] != word:
+            raise UsageError("worker 0 of the DataLoader found nothing to read: see its error")
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(bytes(self._board.numpy()))
+        return state
+
+    def _next_word(self, seed: int) -> int:
+        """Give the epoch that an iter() is, and its key; its workers have a seed and a count in common."""
         self._iters += 1
         key = hash((seed, self._iters)) % 2**KEY_BITS
-        last, begun_by = divmod(int(self._word.item()), 2**KEY_BITS)
-        epoch: int = last if begun_by == key else last + 1
-        self._word[0] = epoch * 2**KEY_BITS + key
-        return epoch
+        last, begun_by = divmod(int(self._word[0]), 2**KEY_BITS)
+        word: int = (last if begun_by == key else last + 1) * 2**KEY_BITS + key
+        self._word[0] = word
+        return word
 
     def _share(self, loader: Loader) -> Iterator[Any]:
         with loader:

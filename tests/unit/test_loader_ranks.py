@@ -160,12 +160,12 @@ def test_who_waits_for_rank_0_says_so_and_ends(pool, caplog) -> None:
 
     waits = Accord(pool.store, Place(1, 2), "f", 60.0)
     with clock.use(StillClock()), pytest.raises(PoolStarved, match="rank 0 chose no generation in 90 s"):
-        waits.settle(lambda: 1)
+        waits.settle(0, lambda: 1)
     assert [record.getMessage()[:14] for record in caplog.records] == ["rank 1 waits f"] * 4
 
 
 def test_old_choices_are_swept(pool) -> None:
-    Accord(pool.store, Place(0, 2), "g", 60.0).settle(lambda: 1)
+    Accord(pool.store, Place(0, 2), "g", 60.0).settle(0, lambda: 1)
     (choice,) = (Path(pool.url) / "choices").iterdir()
     pool.retire()
     assert choice.exists()

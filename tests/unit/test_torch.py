@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from loading import fill_pool, keys, write_shards
 from processes import until
 from torch.utils.data import DataLoader
 
-from wlshard import Loader, UsageError
+from wlshard import Loader, PoolStarved, UsageError
 from wlshard.torch import IterableDataset
 
 EPOCHS = 3
@@ -138,21 +139,82 @@ def test_torchdatas_stateful_dataloader_resumes_exactly(folder, workers, given) 
         del batches
 
 
-def test_several_workers_read_a_named_generation_of_a_pool_only(tmp_path) -> None:
+def numbers(batches) -> list[int]:
+    return sorted(int(key) for batch in taken(batches) for key in batch)
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["anew", "persistent"])
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("follow", ["epoch", None])
+def test_workers_follow_a_pool_together(tmp_path, workers, persistent, follow) -> None:
     pool = fill_pool(str(tmp_path / "pool"), range(20))
-    with closing(dataset(pool.url)) as data:
-        with pytest.raises(UsageError, match="POOL@n"):
+    with closing(dataset(pool.url, follow=follow)) as data:
+        batches = DataLoader(data, batch_size=None, num_workers=workers, persistent_workers=persistent)
+        first = 0
+        for rotates in (True, False, True):
+            assert numbers(batches) == list(range(first, first + 20))
+            if rotates:
+                fill_pool(pool.url, range(first + 20, first + 40))
+                first += 20 if follow else 0
+        del batches
+    assert pool.leases() == []
+
+
+def test_workers_wait_for_fresh_samples_where_a_generation_is_used_up(tmp_path) -> None:
+    pool = fill_pool(str(tmp_path / "pool"), range(20))
+    with closing(dataset(pool.url, reuse=2, timeout_s=0.2)) as data:
+        batches = DataLoader(data, batch_size=None, num_workers=2)
+        assert [numbers(batches) for _ in range(2)] == [list(range(20))] * 2
+        with pytest.raises(PoolStarved, match="no generation after 1"):
+            taken(batches)
+        with pytest.raises(PoolStarved, match="no generation after 1"):  # that is not forgotten
+            taken(batches)
+        fill_pool(pool.url, range(20, 40))
+        assert numbers(batches) == list(range(20, 40))
+        del batches
+
+
+def test_workers_of_several_ranks_read_one_generation(tmp_path) -> None:
+    pool = fill_pool(str(tmp_path / "pool"), range(20))
+    ranks = [dataset(pool.url, rank=rank, world_size=2, job="one start") for rank in range(2)]
+    batches = [DataLoader(data, batch_size=None, num_workers=2) for data in ranks]
+    for first in (0, 20, 40):
+        found = []
+        for number, step in enumerate(zip(*map(iter, batches), strict=True)):
+            if not number:
+                fill_pool(pool.url, range(first + 20, first + 40))
+            found += [int(key) for batch in step for key in batch["__key__"]]
+        assert sorted(found) == list(range(first, first + 20))
+    del batches
+    for data in ranks:
+        data.close()
+
+
+class Bare(torch.utils.data.IterableDataset):
+    """A dataset of the user's that makes a Loader."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __iter__(self):
+        with Loader(self.url, batch_size=4) as loader:
+            yield from loader
+
+
+def test_workers_that_would_read_different_generations_are_told_what_to_do(tmp_path) -> None:
+    url = fill_pool(str(tmp_path / "pool"), range(20)).url
+    with pytest.raises(UsageError, match=r"wlshard\.torch\.IterableDataset"):
+        taken(DataLoader(Bare(url), batch_size=None, num_workers=2))
+    assert numbers(DataLoader(Bare(f"{url}@1"), batch_size=None, num_workers=2)) == list(range(20))
+    with closing(dataset(url, follow=3)) as data:
+        with pytest.raises(UsageError, match="num_workers=0"):
             taken(DataLoader(data, batch_size=None, num_workers=2))
-        assert len(taken(DataLoader(data, batch_size=None, num_workers=1))) == 5
-    with closing(dataset(f"{pool.url}@1")) as data:
-        found = taken(DataLoader(data, batch_size=None, num_workers=2))
-        assert sorted(key for batch in found for key in batch) == keys(20)
-    assert not list((tmp_path / "pool" / "leases" / "1").glob("*.json"))
+        assert numbers(DataLoader(data, batch_size=None, num_workers=1)) == list(range(20))
 
 
 def module(seen: list):
     """A Lightning module that learns nothing to speak of and keeps the keys of what it was given."""
-    torch, lightning = pytest.importorskip("torch"), pytest.importorskip("lightning")
+    lightning = pytest.importorskip("lightning")
 
     class Seen(lightning.LightningModule):
         def __init__(self) -> None:

@@ -90,12 +90,12 @@ class Accord:
         _accords[self._topic, place.rank] += 1
         self._asked = 0
 
-    def settle(self, choose: Callable[[], int]) -> int:
-        """Give what rank 0 chooses; an error of its choosing is raised everywhere.
+    def settle(self, epoch: int, choose: Callable[[], int]) -> int:
+        """Give what rank 0 chooses for an epoch; an error of its choosing is raised everywhere.
 
         Blocks until rank 0 has chosen, saying so. PoolStarved: it did not in time.
         """
-        name = f"{self._topic}-{self._number}-{self._asked}"
+        name = f"{self._topic}-{self._number}-{epoch}-{self._asked}"
         self._asked += 1
         if self._place.rank:
             return self._wait(name)

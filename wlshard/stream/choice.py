@@ -35,11 +35,11 @@ class Choice:
 
         CursorMismatch: its generation is gone, and the settings do not say to advance.
         """
-        # Workers of a DataLoader, which share a rank, read what is named; see Course.
-        if not self.feed.chooses or place.world == 1 or place.workers > 1:
+        # A DataLoader's other workers begin where worker 0 of their rank does; see IterableDataset.
+        if not self.feed.chooses or place.world == 1 or place.worker:
             return self._choose(at)
         if self._agreed is None:
-            self._agreed = self._agreement(place).settle(lambda: self._choose(at).generation or 0)
+            self._agreed = self._agreement(place).settle(at.epoch, lambda: self._choose(at).generation or 0)
         return self.feed.data(self._agreed)
 
     def forget(self) -> None:
@@ -56,7 +56,7 @@ class Choice:
             return False
         if plan.world == 1:
             return self.feed.newer()
-        return bool(self._agreement(Place(plan.rank, plan.world)).settle(self.feed.newer))
+        return bool(self._agreement(Place(plan.rank, plan.world)).settle(plan.epoch, self.feed.newer))
 
     def note(self, samples: int, waited_s: float) -> None:
         """Tell the feed, if there is one yet, what was given."""

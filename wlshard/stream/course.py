@@ -139,6 +139,12 @@ class Course:
         self._at = replace(self._at, epoch=self._at.epoch + 1, next_batch=0, given=0, place=None)
         self._choose_anew()
 
+    def settle(self) -> None:
+        """Choose now what the epoch to come reads, of a pool that moves; `at` says it from here on."""
+        if self.feed.chooses:
+            self._choose_anew()
+            self._bind(*self._plan())
+
     def stop(self) -> None:
         """End reading; the point reached stays."""
         epoch, at = self.epoch, self.at
@@ -197,17 +203,32 @@ class Course:
         )
 
     def _begin(self) -> Run:
+        if self.feed.chooses and self._found_place().workers > 1:
+            self._check_workers_agree()
         data, plan = self._plan()
-        shape = plan.shape
-        if plan.by_turns and self.feed.moves and plan.start == 0:
-            raise UsageError(
-                f"each of the {plan.workers} workers of a torch DataLoader would look for the pool's newest "
-                "generation by itself: name one (POOL@n), take num_workers=1, or do without the DataLoader: "
-                "a Loader has workers="
-            )
         if not self._told and plan.world > 1:
             self._told = True
-            say_reading(shape.lanes if data.seekable else 1, plan.world)
+            say_reading(plan.shape.lanes if data.seekable else 1, plan.world)
+        self._bind(data, plan)
+        self._next, self._given, self._stepped = plan.start, plan.given, False
+        return self._selected(data, plan) if self._settings.selects else self._begin_epoch(data, plan)
+
+    def _check_workers_agree(self) -> None:
+        if self._at.generation is None:
+            raise UsageError(
+                "each worker of a torch DataLoader would look for the pool's newest generation by itself: "
+                "take wlshard.torch.IterableDataset, name a generation (POOL@n), take num_workers=1, or do "
+                "without the DataLoader: a Loader has workers="
+            )
+        if isinstance(self._settings.follow, int):
+            raise UsageError(
+                "several workers of a torch DataLoader end an epoch at its end only: for follow= with a "
+                "number of batches take workers= of the Loader, num_workers=0"
+            )
+
+    def _bind(self, data: Data, plan: Plan) -> None:
+        """Let the resume point name the data and the order."""
+        shape = plan.shape
         self._at = replace(
             self._at,
             generation=data.generation,
@@ -218,8 +239,6 @@ class Course:
             last=data.generation,
             since=self._at.since if data.generation == self._at.last else self._at.epoch,
         )
-        self._next, self._given, self._stepped = plan.start, plan.given, False
-        return self._selected(data, plan) if self._settings.selects else self._begin_epoch(data, plan)
 
     def _selected(self, data: Data, plan: Plan) -> Run:
         if plan.by_turns:

@@ -45,7 +45,7 @@ class Feed(Protocol):
 class Accord(Protocol):
     """What makes ranks choose alike, as `pool.accord.Accord`."""
 
-    def settle(self, choose: Callable[[], int]) -> int: ...
+    def settle(self, epoch: int, choose: Callable[[], int]) -> int: ...
 
 
 class FixedFeed:
