@@ -19,7 +19,7 @@ from wlshard.pool.manifest import Manifest, PoolShard, Quarantined, Watermark, p
 from wlshard.pool.names import ShardName
 from wlshard.pool.pool import Pool
 from wlshard.pool.source import resolve
-from wlshard.testing.storage import FaultyStore
+from wlshard.testing.storage import FaultyStore, RecordingStore
 
 NAME = str(ShardName(WRITER_A, 3, 10, "0" * 32))
 FULL = Manifest(
@@ -152,6 +152,44 @@ def test_status_counts_buffer_rates_reuse_and_age(memory_url):
         "oldest_age_s",
         "leases",
     }
+
+
+def test_the_age_is_that_of_the_oldest_shard_of_any_writer(memory_url):
+    pool = Pool(memory_url).create()
+    with clock.use(Set(0.0)) as time:
+        for writer, seq in ((WRITER_B, 3), (WRITER_A, 999_999), (WRITER_A, 1_000_000), (WRITER_B, 4)):
+            time.now += 10.0
+            seal_by_hand(pool.store, writer, seq, samples=1)
+            pool.rotate(pool_samples=3)
+        time.now = 100.0
+        assert pool.newest().samples == 3
+        assert pool.status().oldest_age_s == 80.0
+
+
+def test_of_the_shards_that_a_manifest_names_only_the_first_of_a_writer_is_looked_at(tmp_path):
+    """A look at each takes as long as all the rest where there are a hundred thousand."""
+
+    class Noting(RecordingStore):
+        def list(self, prefix="", suffix="", but=()):
+            listed = list(super().list(prefix, suffix, but))
+            looked_at.update(entry.name[7:] for entry in listed if entry.name.endswith(".tar"))
+            return iter(listed)
+
+    looked_at = set[str]()
+    pool = Pool(tmp_path, store=Noting(Pool(tmp_path).create().store))
+    names = [seal_by_hand(pool.store, writer, seq) for writer in (WRITER_A, WRITER_B) for seq in (1, 2, 3)]
+    assert pool.rotate(pool_samples=10**9).promoted.shards == 6
+    fresh = seal_by_hand(pool.store, WRITER_A, 4)
+    for look, expected in (
+        (pool.status, {names[0], names[3], fresh}),
+        (pool.buffer, {fresh}),
+        (lambda: pool.rotate(pool_samples=10**9), {fresh}),
+        (pool.retire, set()),
+    ):
+        looked_at.clear()
+        look()
+        assert looked_at == expected
+    assert pool.newest().samples == 7
 
 
 def test_the_share_never_read_falls_as_samples_are_served(memory_url):

@@ -34,22 +34,22 @@ class SealedShard(NamedTuple):
         return parsed
 
 
-def sealed_shards(store: Store) -> Iterator[SealedShard]:
-    """List the shards in a pool's folder, covered or not, in no order. What is not named like one is none."""
+def sealed_shards(store: Store, but: Iterable[str] = ()) -> Iterator[SealedShard]:
+    """List the shards in a pool's folder, covered or not, in no order, `but` for those of these names.
+
+    What is not named like one is none.
+    """
     skip = len(SHARDS) + 1
-    for entry in store.list(f"{SHARDS}/", ".tar"):
+    for entry in store.list(f"{SHARDS}/", ".tar", {f"{SHARDS}/{name}" for name in but}):
         name = entry.name[skip:]
         samples = samples_in(name)
         if samples is not None:
             yield SealedShard(name, entry.bytes, entry.mtime, samples)
 
 
-def waiting(listed: Iterable[SealedShard], manifest: Manifest | None) -> Iterator[SealedShard]:
+def waiting(listed: Iterable[SealedShard], manifest: Manifest) -> Iterator[SealedShard]:
     """Pass on the write buffer: what a manifest does not cover."""
-    named = {shard.name for shard in manifest.shards} if manifest else set()
-    for shard in listed:
-        if manifest is None or (shard.name not in named and not manifest.covers(shard.parsed)):
-            yield shard
+    return (shard for shard in listed if not manifest.covers(shard.parsed))
 
 
 class Verdict(NamedTuple):

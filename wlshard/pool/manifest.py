@@ -72,6 +72,11 @@ class Manifest:
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
 
+    @property
+    def names(self) -> set[str]:
+        """Of its shards; made anew at each call."""
+        return {shard.name for shard in self.shards}
+
     def covers(self, name: ShardName) -> bool:
         """Tell whether a sealed shard has left the write buffer."""
         return self.watermarks.get(name.writer, NOTHING).covers(name.seq)
@@ -94,6 +99,9 @@ class Manifest:
             "stats": self.stats,
         }
         return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+
+
+NO_GENERATION = Manifest(-1, None, "")  # what there is before generation 0
 
 
 @dataclass(frozen=True)

@@ -86,19 +86,18 @@ def _sweep(store: Store, slots: Iterable[Manifest | Stub]) -> tuple[int, int, in
     for slot in slots:
         if isinstance(slot, Manifest):
             newest = slot
-            named.update(shard.name for shard in slot.shards)
+            named |= slot.names
             named.update(bad.shard for bad in slot.quarantined)
     assert newest is not None, "the newest is no stub"
     left = list(store.list(f"{CHOICES}/"))  # and indexes without a shard
     skip = len(SHARDS) + 1
-    listed = {entry.name[skip:]: entry for entry in store.list(f"{SHARDS}/")}
+    but = {f"{SHARDS}/{name}" for tar in named for name in (tar, index_name(tar))}
+    listed = {entry.name[skip:]: entry for entry in store.list(f"{SHARDS}/", but=but)}
     shards = size = 0
     for name, entry in listed.items():
         tar = f"{name[:-4]}.tar" if name.endswith(".idx") else name
-        if tar in named or (tar != name and tar in listed):
-            continue
         parsed = ShardName.parse(tar)
-        if parsed is None:
+        if parsed is None or (tar != name and tar in listed):
             continue
         if not newest.covers(parsed):
             left += [entry] if tar != name else []

@@ -129,7 +129,8 @@ class _Plan(NamedTuple):
 
 def _plan(store: Store, parent: Manifest, stubs: list[Stub], policy: Policy) -> _Plan:
     generation = parent.generation + 1
-    listed = list(sealed_shards(store))
+    # An old one is told by its mtime; of what the parent names there is nothing else to learn.
+    listed = list(sealed_shards(store, parent.names if policy.max_age_s is None else ()))
     verdict = verify(store, waiting(listed, parent))
     new = [PoolShard(each.name, each.bytes, each.samples, generation) for each in verdict.good]
     promoted = Count.of(new)
@@ -142,14 +143,13 @@ def _plan(store: Store, parent: Manifest, stubs: list[Stub], policy: Policy) -> 
     old = _keep(young, policy.pool_samples - promoted.samples)
     kept, before = Count.of(old), Count.of(parent.shards)
     dropped = Count(*(had - has for had, has in zip(before, kept, strict=True)))
-    names = {shard.name for shard in listed}
-    writers = set(map(writer_of, names)) | {shard.writer for shard in old}
+    names = parent.names.union(shard.name for shard in listed)
     child = Manifest(
         generation=generation,
         parent=parent.digest,
         txn=os.urandom(16).hex(),
         shards=tuple(sorted(old + new, key=_age)),
-        watermarks=advance(parent.watermarks, verdict.taken, writers, now),
+        watermarks=advance(parent.watermarks, verdict.taken, set(map(writer_of, names)), now),
         quarantined=(*(bad for bad in parent.quarantined if bad.shard in names), *verdict.bad),
         floor=parent.floor + len(stubs),
         stats={

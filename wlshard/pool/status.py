@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wlshard.pool.accounting import WINDOW_S
 from wlshard.pool.buffer import sealed_shards, waiting
-from wlshard.pool.manifest import Manifest
+from wlshard.pool.manifest import NO_GENERATION, PoolShard
 from wlshard.pool.rotate import Count
 
 if TYPE_CHECKING:
@@ -65,15 +66,14 @@ class PoolStatus:
 
 def pool_status(pool: Pool) -> PoolStatus:
     """Look at everything once: one listing of shards, and what readers noted."""
-    newest = pool.newest() or Manifest(-1, None, "")
-    reading = Count.of(newest.shards)
-    names = {shard.name for shard in newest.shards}
-    listed = list(sealed_shards(pool.store))
+    newest = pool.newest() or NO_GENERATION
+    reading, first = Count.of(newest.shards), _firsts(newest.shards)
+    listed = list(sealed_shards(pool.store, newest.names - first))
     buffer = list(waiting(listed, newest))
     now = pool.store.now()
     notes = pool.served(newest.generation)
     served, served_total = sum(note.served for note in notes), pool.served_total(newest)
-    oldest = min((shard.mtime for shard in listed if shard.name in names), default=None)
+    oldest = min((shard.mtime for shard in listed if shard.name in first), default=None)
     promoted = int(newest.stats.get("totals", {}).get("promoted", 0))
     recent = sum(count for second, count in newest.stats.get("sealed", ()) if now - second <= WINDOW_S)
     recent += sum(shard.samples for shard in buffer if now - shard.mtime <= WINDOW_S)
@@ -100,3 +100,14 @@ def pool_status(pool: Pool) -> PoolStatus:
             for one in pool.leases()
         ),
     )
+
+
+def _firsts(shards: Iterable[PoolShard]) -> set[str]:
+    """Find the first shard of each writer, which seals one after the other: none of its is older."""
+    first: dict[str, tuple[int, str]] = {}
+    for shard in shards:
+        writer, seq, _, _ = shard.name.rsplit("-", 3)
+        place = int(seq), shard.name
+        if place < first.setdefault(writer, place):
+            first[writer] = place
+    return {name for _, name in first.values()}

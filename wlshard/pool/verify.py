@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from wlshard.errors import NotFound, UsageError, WlshardError
-from wlshard.pool.manifest import Manifest, PoolShard, parse_slot
+from wlshard.pool.manifest import NO_GENERATION, Manifest, PoolShard, parse_slot
 from wlshard.pool.names import GENERATIONS, SHARDS, ShardName, manifest_name
 from wlshard.pool.pool import Pool
 from wlshard.shards.verify import AWAY, Findings, Look, Meter, Progress, Verification, verify_shard
@@ -47,7 +47,7 @@ def verify_pool(
     found, result = Findings(pool.url), Verification()
     chain = _chain(pool, found, generation)
     result.take(found)
-    newest = chain.newest or Manifest(-1, None, "")
+    newest = chain.newest or NO_GENERATION
     listed = {each.name[len(SHARDS) + 1 :]: each.bytes for each in pool.store.list(f"{SHARDS}/")}
     waiting = dict[str, PoolShard]()
     for name in sorted(listed) if generation is None else ():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
@@ -148,8 +148,11 @@ class Store(Protocol):
         """Delete abandoned scratch."""
         ...
 
-    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
-        """List visible objects, by how their names begin and end, in no particular order; never scratch."""
+    def list(self, prefix: str = "", suffix: str = "", but: Container[str] = ()) -> Iterator[Entry]:
+        """List visible objects, by how their names begin and end, in no particular order; never scratch.
+
+        but: whole names to leave out, which spares files a look at each.
+        """
         ...
 
     def stat(self, name: str) -> Entry: ...

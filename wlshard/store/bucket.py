@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Self
 
@@ -110,12 +110,12 @@ class BucketStore(FarStore):
         folder = f"{_scratch_root()}/{hashlib.sha256(self.url.encode()).hexdigest()[:32]}"
         return LocalStore(folder, folder)
 
-    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", suffix: str = "", but: Container[str] = ()) -> Iterator[Entry]:
         skip = len(self._prefix)
         for entry in self.entries(self._prefix + prefix):
             name = entry.name[skip:]
             # Consoles make names with a slash at their end to stand for folders.
-            if name and name.endswith(suffix) and not name.endswith("/"):
+            if name and name.endswith(suffix) and not name.endswith("/") and name not in but:
                 yield Entry(name, entry.bytes, entry.mtime)
 
     def stat(self, name: str) -> Entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -77,13 +77,13 @@ class ForeignStore:
         with self.open(name) as reader:
             return read_whole(reader, reader.bytes)
 
-    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", suffix: str = "", but: Container[str] = ()) -> Iterator[Entry]:
         files, root = self._place
         with errors_of(self.url):
             found = files.find(root + prefix.rpartition("/")[0], detail=True)
         for path, about in found.items():
             name = path.removeprefix(root)
-            if name.startswith(prefix) and name.endswith(suffix):
+            if name.startswith(prefix) and name.endswith(suffix) and name not in but:
                 yield _entry(name, about)
 
     def stat(self, name: str) -> Entry:

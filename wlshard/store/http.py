@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
@@ -60,7 +60,7 @@ class HttpStore(FarStore):
     def reopen(self, name: str) -> None:
         return None
 
-    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", suffix: str = "", but: Container[str] = ()) -> Iterator[Entry]:
         raise UsageError(
             "a web server does not list: name the shards, as in x-{0000..0147}.tar", url=self.url
         )

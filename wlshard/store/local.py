@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from typing import Self
 
@@ -146,17 +146,19 @@ class LocalStore:
     def drop(self, name: str) -> None:
         self.delete(name + SCRATCH)
 
-    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
-        return self._walk(prefix, suffix, scratch=False)
+    def list(self, prefix: str = "", suffix: str = "", but: Container[str] = ()) -> Iterator[Entry]:
+        return self._walk(prefix, suffix, but, scratch=False)
 
-    def _walk(self, prefix: str, suffix: str, *, scratch: bool) -> Iterator[Entry]:
+    def _walk(
+        self, prefix: str, suffix: str, but: Container[str] = (), *, scratch: bool
+    ) -> Iterator[Entry]:
         pending = [prefix.rpartition("/")[0]]
         while pending:
             folder = pending.pop()
             before = folder and folder + "/"
             for found in self._scan(folder):
                 name = before + found.name
-                if not name.startswith(prefix):
+                if name in but or not name.startswith(prefix):
                     continue
                 try:
                     if found.is_dir(follow_symlinks=False):

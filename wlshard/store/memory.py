@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -101,11 +101,12 @@ class MemoryStore:
     def drop(self, name: str) -> None:
         _scratch.pop(self._key(name), None)
 
-    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", suffix: str = "", but: Container[str] = ()) -> Iterator[Entry]:
         full = self._below(prefix)
         for key, (data, mtime) in list(_objects.items()):
-            if key.startswith(full) and key.endswith(suffix):
-                yield Entry(key.removeprefix(self._root), len(data), mtime)
+            name = key.removeprefix(self._root)
+            if key.startswith(full) and key.endswith(suffix) and name not in but:
+                yield Entry(name, len(data), mtime)
 
     def stat(self, name: str) -> Entry:
         data, mtime = self._find(name)

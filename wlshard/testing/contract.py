@@ -98,6 +98,9 @@ class StoreContract(ReadContract):
         }
         assert [entry.name for entry in laid.list("shards/la")] == ["shards/large.tar"]
         assert [entry.name for entry in laid.list("shards/", ".tar")] == ["shards/large.tar"]
+        assert {entry.name for entry in laid.list(but={"shards/large.tar", "nowhere"})} == {
+            n for n in OBJECTS if n != "shards/large.tar"
+        }
         assert list(laid.list("nowhere/")) == []
         assert all(abs(entry.mtime - laid.now()) < 3600 for entry in laid.list())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -89,9 +89,9 @@ class RecordingStore:
         with self.doing("drop", name):
             self.store.drop(name)
 
-    def list(self, prefix: str = "", suffix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", suffix: str = "", but: Container[str] = ()) -> Iterator[Entry]:
         with self.doing("list", prefix):
-            return iter(list(self.store.list(prefix, suffix)))
+            return iter(list(self.store.list(prefix, suffix, but)))
 
     def stat(self, name: str) -> Entry:
         with self.doing("stat", name):
