@@ -57,8 +57,20 @@ class Accounting:
         self._marks: dict[tuple[str, int], list[tuple[float, int]]] = {}
         self._refused = False
 
-    def record(self, reader: str, generation: int, served: int, waited_s: float, ttl_s: float = 0.0) -> bool:
-        """Replace a reader's note and lease. False, and said once: the store does not let us."""
+    def record(
+        self,
+        reader: str,
+        generation: int,
+        served: int,
+        waited_s: float,
+        ttl_s: float = 0.0,
+        *,
+        seen: bool = False,
+    ) -> bool:
+        """Replace a reader's note and lease. False, and said once: the store does not let us.
+
+        seen: the caller has just read the manifest, and looks at it again.
+        """
         if not _NAME.fullmatch(reader) or reader.startswith(PIN):
             raise UsageError(f"a reader's name is made of letters, digits, '_', '-' and '.', not {reader!r}")
         if self._refused:
@@ -66,7 +78,7 @@ class Accounting:
         per_s = self._rate(reader, generation, served)
         note = {"served": served, "waited_s": waited_s, "per_s": per_s, "ttl_s": ttl_s}
         try:
-            self._put(generation, reader, note)
+            self._put(generation, reader, note, seen=seen)
         except (AccessDenied, NotFound) as error:
             self._refused = True
             log.warning(
@@ -94,8 +106,9 @@ class Accounting:
             raise UsageError(f"a pin's name is made of letters, digits, '_', '-' and '.', not {name!r}")
         self._put(generation, f"{PIN}{name}", {"ttl_s": ttl_s})
 
-    def _put(self, generation: int, holder: str, note: dict[str, float]) -> None:
-        self._store.stat(SETTINGS)  # or a folder that is no pool any more would be filled
+    def _put(self, generation: int, holder: str, note: dict[str, float], *, seen: bool = False) -> None:
+        if self._store.can.local or not seen:
+            self._store.stat(SETTINGS)  # or a folder that is no pool any more would be filled
         self._store.put(lease_name(generation, holder), json.dumps(note).encode() + b"\n")
 
     def drop(self, generation: int, holder: str) -> None:

@@ -30,14 +30,12 @@ class Generations:
         self._store = store
         self._newest: Manifest | None = None
 
-    @property
-    def known(self) -> bool:
-        """Tell whether a manifest has been seen."""
-        return self._newest is not None
-
     def slot(self, generation: int) -> Manifest | Stub:
         """Read a generation's manifest, or the stub that is left of it. NotFound: neither is there yet."""
-        found = parse_slot(self._store.read(manifest_name(generation)), self._url(generation))
+        return self._parsed(self._store.read(manifest_name(generation)), generation)
+
+    def _parsed(self, data: bytes, generation: int) -> Manifest | Stub:
+        found = parse_slot(data, self._url(generation))
         if found.generation != generation:
             advice = f"holds generation {found.generation}: restore this file from a backup of the pool"
             raise StoreUnavailable(advice, url=self._url(generation))
@@ -54,9 +52,11 @@ class Generations:
     def stub(self, generation: int) -> Stub | None:
         """Read the stub of a retired generation; None: it is not. Reads no large manifest. NotFound: it is
         not there yet."""
-        if self._store.stat(manifest_name(generation)).bytes > STUB_BYTES:
-            return None
-        found = self.slot(generation)
+        end = STUB_BYTES + 1
+        with self._store.open(manifest_name(generation), end=end) as reader:
+            data = bytearray(end)
+            size = reader.readinto(data)
+        found = self._parsed(bytes(data[:size]), generation) if size < end else None
         return found if isinstance(found, Stub) else None
 
     def is_open(self, generation: int) -> bool:
@@ -73,9 +73,10 @@ class Generations:
     def _url(self, generation: int) -> str:
         return object_url(self._store.url, manifest_name(generation))
 
-    def newest(self) -> Manifest | None:
+    def newest(self, *, listed: bool = False) -> Manifest | None:
         """Read the newest manifest, None before generation 0. One failed open where nothing is new.
 
+        listed: for who only reads; the first time, what a bucket's listing shows as the newest will do.
         StoreUnavailable: what follows the one seen last is of another pool.
         """
         while True:
@@ -87,6 +88,8 @@ class Generations:
                 if isinstance(found, Stub):
                     continue  # many have come since
                 self._newest = found
+                if listed and self._lists and self._store.can.create:  # what fsspec lists, it may remember
+                    return found
             try:
                 child = self.slot(self._newest.generation + 1)
             except NotFound:
@@ -98,12 +101,17 @@ class Generations:
                 raise StoreUnavailable(advice, url=self._url(child.generation))
             self._newest = None if isinstance(child, Stub) else child  # None: we are far behind
 
+    @property
+    def _lists(self) -> bool:
+        can = self._store.can
+        return can.list and can.shared and not can.local
+
     def _gallop(self) -> int:
         """Find a slot that was the last one a moment ago: slots have no gaps and never go.
 
         Far away by one listing, which may be old; else by stat.
         """
-        if self._store.can.list and self._store.can.shared and not self._store.can.local:
+        if self._lists:
             names = [entry.name.rpartition("/")[2] for entry in self._store.list(f"{GENERATIONS}/")]
             numbers = [int(name[:-5]) for name in names if name[:-5].isdecimal() and name.endswith(".json")]
             if numbers:

@@ -65,14 +65,19 @@ class Lease:
         """
         sent = clock.elapsed()
         try:
-            writable = self._put(self.ttl_s)
+            writable = self._put(self.ttl_s, seen=True)
         except StoreUnavailable as error:
             log.warning("generation %d is read without a lease for now: %s", self.generation, error)
             writable, sent = True, math.inf
         else:
             self._held = writable
-            if writable and not self._is_open():
-                self.close()
+            opened = False
+            try:
+                opened = not writable or self._is_open()
+            finally:
+                if not opened:
+                    self.close()
+            if not opened:
                 return False
         self._ends = sent + self.ttl_s if writable else math.inf
         if writable and self._thread is None:
@@ -123,8 +128,10 @@ class Lease:
             except (StoreUnavailable, AccessDenied) as error:
                 log.warning("a lease stays for %.0f s: %s", self.ttl_s, error)
 
-    def _put(self, ttl_s: float) -> bool:
-        return self._accounts.record(self.reader, self.generation, self._served, self._waited_s, ttl_s)
+    def _put(self, ttl_s: float, *, seen: bool = False) -> bool:
+        return self._accounts.record(
+            self.reader, self.generation, self._served, self._waited_s, ttl_s, seen=seen
+        )
 
     def _keep(self) -> None:
         """Renew until closed or ended; whatever hinders it is said."""

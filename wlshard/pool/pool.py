@@ -97,9 +97,9 @@ class Pool:
 
         Costs one failed open where nothing is new: cheap enough to ask every few milliseconds.
         """
-        if not self._generations.known:
+        manifest = self._generations.newest(listed=True)
+        if manifest is None:
             self.require()
-        manifest = self._generations.newest()
         return manifest if manifest and (after is None or manifest.generation > after) else None
 
     def manifest(self, generation: int) -> Manifest:
