@@ -149,9 +149,7 @@ class LocalStore:
     def list(self, prefix: str = "", suffix: str = "", but: Container[str] = ()) -> Iterator[Entry]:
         return self._walk(prefix, suffix, but, scratch=False)
 
-    def _walk(
-        self, prefix: str, suffix: str, but: Container[str] = (), *, scratch: bool
-    ) -> Iterator[Entry]:
+    def _walk(self, prefix: str, suffix: str, but: Container[str] = (), *, scratch: bool) -> Iterator[Entry]:
         pending = [prefix.rpartition("/")[0]]
         while pending:
             folder = pending.pop()
