@@ -30,6 +30,7 @@ class GcsServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer is one packet: a second would wait for the first one's receipt
     server: GcsServer
 
     def log_message(self, *_: object) -> None:
