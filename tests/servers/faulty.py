@@ -131,6 +131,19 @@ def first(count: int, fault: Fault, when: Callable[[Handler], bool] = reading) -
     return limited
 
 
+def now_and_then(every: int, *faults: Fault) -> Fault:
+    """Let one fault after the other befall each `every`-th request."""
+    count, lock = [0], threading.Lock()
+
+    def some(handler: Handler) -> bool:
+        with lock:
+            count[0] += 1
+            number = count[0]
+        return number % every == 0 and faults[number // every % len(faults)](handler)
+
+    return some
+
+
 def resets_after(count: int) -> Fault:
     """The connection breaks after so many bytes of the body."""
 
@@ -181,6 +194,11 @@ def answers(status: int, **headers: str) -> Fault:
 def redirects_in_a_circle(handler: Handler) -> bool:
     handler.give(Reply(302, {"Location": handler.path + "x"}, b""))
     return True
+
+
+def takes_its_time(_: Handler) -> bool:
+    time.sleep(0.05)
+    return False
 
 
 def drips(handler: Handler) -> bool:

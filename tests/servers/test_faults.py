@@ -22,6 +22,7 @@ from faulty import (
     first,
     ignores_ranges,
     lies_about_length,
+    now_and_then,
     reading,
     redirects_in_a_circle,
     resets_after,
@@ -367,16 +368,7 @@ class TestS3BehindAServerThatFailsNowAndThen(StoreContract):
     def store(
         self, s3_url: str, moto: str, s3_door: Callable[[str], None], time: Skipping
     ) -> Iterator[Store]:
-        kinds, count = [drops, commits_and_drops_the_reply, answers(503)], [0]
-        lock = threading.Lock()
-
-        def now_and_then(handler: Handler) -> bool:
-            with lock:
-                count[0] += 1
-                number = count[0]
-            return number % 5 == 0 and kinds[number // 5 % 3](handler)
-
         with faulty(moto) as server:
-            server.fault = now_and_then
+            server.fault = now_and_then(5, drops, commits_and_drops_the_reply, answers(503))
             s3_door(server.url)
             yield connect(s3_url)
