@@ -250,6 +250,7 @@ class Loader:
 
         `bytes`: of these samples as stored, by their mean size; `reuse`: how often the data under way was
         given by all ranks; `waited_s`: for storage, workers, a pool; `ready`: batches that wait to be taken;
+        `pickled`: batches from workers of which a field is a list (strings, bytes, ragged arrays, objects);
         `share` of the time: storage, making (decode, transform, batch), consumer; `announced_bytes`: held.
         """
         course, hands, counts = self._course, self._hands.stats(), self._turns.counts

@@ -225,6 +225,23 @@ def test_strings_ragged_fields_and_objects_come_as_they_are(batch_size) -> None:
                 assert same(one[name], other[name]), name
 
 
+def test_fields_that_are_no_arrays_are_counted_and_said_once(caplog) -> None:
+    def ragged(sample: dict) -> tuple:
+        n = sample["n.index"]
+        return n, np.zeros(n % 3 + 1), f"{n}"
+
+    def only_image(sample: dict) -> dict:
+        return {name: value for name, value in image(sample).items() if name != "raw"}
+
+    caplog.set_level("INFO", "wlshard")
+    with Loader(ROWS, batch_size=4, transform=ragged, workers=2) as loader:
+        assert len(list(loader)) == loader.stats()["pickled"] == 10
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["field 1, 2"]
+    with Loader(ROWS, batch_size=4, transform=only_image, workers=2) as loader:
+        assert len(list(loader)) == 10
+        assert loader.stats()["pickled"] == 0  # keys are no field
+
+
 def test_tensors_travel_as_tensors() -> None:
     torch = pytest.importorskip("torch")
 

@@ -9,11 +9,12 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from loading import row
 from processes import environ, gone, until
 
-from wlshard import Loader, UsageError
+from wlshard import Loader, ShardWriter, UsageError
 
 SCRIPT = """
 import atexit, os, sys, threading
@@ -194,6 +195,38 @@ process.join()
     )
     assert "use workers=0" in done.stdout
     assert done.stderr == ""
+
+
+MEMORY = """
+import sys
+from wlshard import Loader
+import wlshard.loader, wlshard.stream.collate, wlshard.workers.crew
+
+
+def held(process):
+    with open(f"/proc/{process}/smaps_rollup") as file:
+        return int(file.read().partition("\\nPss:")[2].split()[0]) * 1024
+
+
+base, most, announced = held("self"), 0, 0
+with Loader(sys.argv[1], "x.npy", batch_size=4, shuffle=int(sys.argv[2]), workers=2, epochs=2) as loader:
+    for _ in loader:
+        workers = [worker.pid for worker in loader._hands._workers]
+        most = max(most, held("self") - base + sum(map(held, workers)))
+        announced = max(announced, loader.stats()["announced_bytes"])
+print(most, announced)
+"""
+
+
+@pytest.mark.parametrize("shuffle", [0, 40])
+def test_memory_is_what_was_announced(tmp_path, shuffle) -> None:
+    with ShardWriter(str(tmp_path / "x-%d.tar"), shard_samples=20) as writer:
+        for n in range(80):
+            writer.write({"x.npy": np.full(2**20, n, np.uint8)})
+    script = [sys.executable, "-c", MEMORY, str(tmp_path), str(shuffle)]
+    done = subprocess.run(script, capture_output=True, check=True)
+    held, announced = map(int, done.stdout.split())
+    assert 0.6 * announced < held < 1.1 * announced  # less where reading does not come as far ahead as it may
 
 
 @pytest.mark.long

@@ -126,10 +126,10 @@ class Epoch:
                 self._later.append(step)
             yield from self._later[number][0]
 
-    def announced_bytes(self) -> int | None:
-        """Give the bytes held at most: samples read and not given, blocks read into, a batch, indexes.
+    def announced_bytes(self, batches: int = 2) -> int | None:
+        """Give the bytes held at most: samples read and not given, blocks read into, indexes, and `batches`.
 
-        None where sizes are not known.
+        By default the one that the consumer looks at while the next is made. None where sizes are not known.
         """
         size, shape = self.data.sample_bytes, self.plan.shape
         if size is None:
@@ -142,8 +142,7 @@ class Epoch:
                 blocks += AHEAD_BYTES + max(shape.window * size, (shape.strips or 1) * self.data.read_bytes)
         elif self.data.remote:
             blocks += FAR_BYTES
-        # The batch twice: the one the consumer looks at while the next is made.
-        samples = (self.held_samples + 2 * shape.batch) * (size + SAMPLE_OBJECTS_BYTES)
+        samples = (self.held_samples + batches * shape.batch) * (size + SAMPLE_OBJECTS_BYTES)
         counts = self.data.counts or (0,)
         return int(samples + blocks + INDEX_BYTES * sum(counts) + INDEX_TEXT_BYTES * max(counts)) + REST_BYTES
 

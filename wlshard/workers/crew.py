@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from wlshard import clock
 from wlshard.errors import UsageError
+from wlshard.sample import KEY, URL
 from wlshard.stream.data import Data
 from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.recipe import Recipe, Step
@@ -60,7 +61,7 @@ class Crew:
         self._process = 0  # that they are children of
         self._poll = select.poll()
         self._by_fd: dict[int, Worker] = {}
-        self._slots_left = 0
+        self._slots_left = self._pickled = 0
         self._spent_before: tuple[float, ...] = (0.0,) * len(SPENT)  # by workers that are gone
         self.turn = 0
 
@@ -97,10 +98,13 @@ class Crew:
             for one in self._workers:
                 self._slots_left += one.leave_slots()
             waited_s = 0.0 if worker.inbox else self._wait(worker)
-            return worker.give(), waited_s
+            found = worker.give()
         except BaseException:  # ^C too: a word may have been lost half-way
             self.close()
             raise
+        if isinstance(found, Step) and self._recipe.batched:
+            self._count_lists(found.value)
+        return found, waited_s
 
     def stop(self, turn: int) -> None:
         """End a turn, if it is under way; what still comes of it is dropped."""
@@ -133,6 +137,7 @@ class Crew:
                 len(word.steps) for w in self._workers for word in w.inbox if isinstance(word, Made)
             ),
             "slots_left": self._slots_left,
+            "pickled": self._pickled,
             "workers": dict(zip(SPENT, map(sum, spent), strict=True)),
         }
 
@@ -140,8 +145,13 @@ class Crew:
         """Count the faults gone past in streams, which each worker meets by itself."""
         return max((worker.damage for worker in self._workers), default=0)
 
+    @property
+    def sends_arrays(self) -> bool:
+        """Whether all that was given so far are batches of arrays."""
+        return self._recipe.batched and not self._pickled
+
     def slot_bytes(self) -> int:
-        """Give the bytes of the largest slot."""
+        """Give the bytes of the slots that a worker shares with this process, at most."""
         return max((worker.slot_bytes() for worker in self._workers), default=0)
 
     def _start(self, data: Data, count: int) -> None:
@@ -190,6 +200,17 @@ class Crew:
                     f"{name}= cannot be sent to workers by start_method={self._start_method!r} ({error}): "
                     'define it at the top level of a module, or use start_method="fork"'
                 ) from error
+
+    def _count_lists(self, batch: Any) -> None:
+        """Count a batch with columns that are no arrays; say so of the first one."""
+        columns = batch.items() if type(batch) is dict else enumerate(batch) if type(batch) is tuple else ()
+        lists = [name for name, column in columns if type(column) is list and name not in (KEY, URL)]
+        if lists and not self._pickled:
+            names = ", ".join(map(str, lists))
+            log.info(
+                "field %s: a list, not an array; it is pickled between processes, which is slower", names
+            )
+        self._pickled += bool(lists)
 
     def _wait(self, worker: Worker) -> float:
         began, waited, tell = clock.monotonic(), 0.0, TELL_S
@@ -250,12 +271,13 @@ class Shift:
 
     def announced_bytes(self) -> int | None:
         """Give the bytes that all workers hold at most, slots included; None where sizes are not known."""
-        each = self._epoch.announced_bytes()
-        if each is None:
+        arrays = self._crew.sends_arrays  # which lie in slots: there is no other batch
+        each = self._epoch.announced_bytes(0 if arrays else 1)
+        alone, batches = self._epoch.announced_bytes(0), self._epoch.announced_bytes()
+        if each is None or alone is None or batches is None:
             return None
-        # Two slots more are in the consumer's hands.
-        slots = (self.plan.workers + 1) * self._crew.slot_bytes()
-        return self.plan.workers * (each + WORKER_BYTES) + slots
+        consumer = 0 if arrays else batches - alone
+        return self.plan.workers * (each + WORKER_BYTES + self._crew.slot_bytes()) + consumer
 
     def close(self) -> None:
         self._crew.stop(self._turn)

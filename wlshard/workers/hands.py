@@ -30,7 +30,7 @@ class Here:
         return Epoch(data, plan, self._maker)
 
     def stats(self) -> dict[str, Any]:
-        return {"ready": 0, "slots_left": 0}
+        return {"ready": 0, "slots_left": 0, "pickled": 0}
 
     def close(self) -> None:
         """Do nothing: an epoch closes itself."""

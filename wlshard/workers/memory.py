@@ -23,7 +23,7 @@ _PROT_NONE, _MAP_FIXED = 0, 0x10  # linux/mman.h
 _MADV_COLLAPSE = 25
 _HUGE_BYTES = 1 << 21
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEPT_BYTES = 1 << 26
+_KEPT_BYTES = 1 << 24
 
 
 def shared_file(size: int) -> int:
