@@ -13,7 +13,7 @@ from wlshard.jobs.each import OnError, ShardJob
 from wlshard.jobs.usercode import load_file, user_code
 from wlshard.sample import KEY, URL, Sample
 from wlshard.stream.expression import compiled, names_for
-from wlshard.stream.lazy import LazySample, as_stored, result_as_stored
+from wlshard.stream.lazy import LazySample, result_as_stored
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,15 @@ class Transform:
         """Do so with `given`, the sample itself or what was made of it."""
         try:
             with self._told:
-                result = self._run(given)
+                result: Any = given
+                if self._function is not None:
+                    result = self._function(given)
+                if self._code is not None:
+                    self.names["_"] = result
+                    exec(self._code, self.names)  # noqa: S102 — what it is for
+                    result = self.names.pop("_", None)
                 if result is lazy:
-                    return [as_stored(lazy)]
+                    return [result_as_stored(lazy, lazy)]
                 results = list(result) if isinstance(result, list | tuple | Iterator) else [result]
             if result is None:
                 return []
@@ -107,16 +113,6 @@ class Transform:
         except WlshardError as error:
             error.key, error.url = error.key or key, error.url or url
             raise
-
-    def _run(self, given: Mapping[str, Any]) -> Any:
-        result: Any = given
-        if self._function is not None:
-            result = self._function(given)
-        if self._code is not None:
-            self.names["_"] = result
-            exec(self._code, self.names)  # noqa: S102 — what it is for
-            result = self.names.pop("_", None)
-        return result
 
 
 def _checked(lazy: LazySample, result: Any, key: str, number: int, count: int) -> Sample:

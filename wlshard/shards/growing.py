@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from functools import lru_cache
 from typing import NamedTuple
 
 from wlshard import clock
@@ -13,8 +14,8 @@ from wlshard.sample import Sample
 from wlshard.shards.naming import check_key, fields_of
 from wlshard.shards.scratch import Scratch
 from wlshard.store.base import Buffer, Draft
-from wlshard.tar.header import BLOCK, END_MARK, member_header
-from wlshard.tar.index import IndexText, Located
+from wlshard.tar.header import BLOCK, END_MARK, raw_header
+from wlshard.tar.index import IndexText
 
 FLUSH_BYTES = 1 << 20
 FLUSH_S = 0.2
@@ -23,14 +24,15 @@ ROOM_BYTES = 16384
 # From here on a payload goes to the system as it is: copying it would cost more than one more part.
 LARGE_BYTES = 1 << 16
 _FILL = [bytes(size) for size in range(BLOCK)]
+_new = tuple.__new__  # a named tuple's own takes three times as long
 
 
 class Members(NamedTuple):
-    """A sample as bytes of a tar: what to write, and where each payload begins from the sample's start."""
+    """A sample as bytes of a tar: what to write; fields, where each payload begins from here, its size."""
 
     key: str
     parts: list[Buffer]
-    located: list[Located]
+    located: list[tuple[str, int, int]]
     bytes: int
     large: bool  # some part is too large to copy
     urgent: bool  # and is not known to stay as it is until the next flush
@@ -43,20 +45,20 @@ def encode_sample(key: object, sample: Sample, *, lasting: bool = False) -> Memb
     GroupingError: a key or field that would not split back. CodecError: a value that does not encode.
     """
     name = check_key(key)
+    stem = name.encode("utf-8", "surrogateescape")
     parts: list[Buffer] = []
-    located: list[Located] = []
+    located: list[tuple[str, int, int]] = []
     at, large, urgent = 0, False, False
-    for field in fields_of(tuple(sample)):
-        member = f"{name}.{field}"
+    for field, suffix in _members_of(tuple(sample)):
         payload = sample[field]
         if type(payload) is memoryview:
             payload = payload.tobytes() if payload.nbytes < LARGE_BYTES else _flat(payload)
         elif type(payload) is not bytes:
-            payload = _encode(field, payload, name, member)
+            payload = _encode(field, payload, name)
         size = len(payload)
-        header, fill = member_header(member, size), -size % BLOCK
+        header, fill = raw_header(stem + suffix, size), -size % BLOCK
         at += len(header)
-        located.append((field, at, size, member))
+        located.append((field, at, size))
         parts += (header, payload, _FILL[fill])
         at += size + fill
         if size >= LARGE_BYTES:
@@ -64,7 +66,13 @@ def encode_sample(key: object, sample: Sample, *, lasting: bool = False) -> Memb
             urgent = urgent or not (lasting and (type(payload) is bytes or payload.readonly))
     if not parts:
         raise GroupingError("a sample without fields leaves nothing in a shard: give it one", key=name)
-    return Members(name, parts, located, at, large, urgent)
+    return _new(Members, (name, parts, located, at, large, urgent))
+
+
+@lru_cache(maxsize=4096)
+def _members_of(names: tuple[object, ...]) -> list[tuple[str, bytes]]:
+    """List the fields among a sample's names, sorted, each with the end of its member's name."""
+    return [(field, b"." + field.encode("utf-8", "surrogateescape")) for field in fields_of(names)]
 
 
 def _flat(view: memoryview) -> Buffer:
@@ -74,11 +82,11 @@ def _flat(view: memoryview) -> Buffer:
     return view.cast("B")
 
 
-def _encode(field: str, value: object, key: str, member: str) -> Buffer:
+def _encode(field: str, value: object, key: str) -> Buffer:
     try:
         data = encode(field, value)
     except CodecError as error:
-        error.key, error.member = key, member
+        error.key, error.member = key, f"{key}.{field}"
         raise
     return data if isinstance(data, bytes) else _flat(memoryview(data))
 
@@ -109,24 +117,29 @@ class GrowingShard:
 
     def add(self, members: Members) -> None:
         """Take a sample. After an error of the store it is not in the shard; those before it are."""
-        if members.key in self._keys:
-            raise GroupingError("this key is in the shard already: give each sample its own", key=members.key)
+        key, parts, located, size, large, urgent = members
+        if key in self._keys:
+            raise GroupingError("this key is in the shard already: give each sample its own", key=key)
         start = self.end
-        self._keys.add(members.key)
-        self._index.add(start, members.located)
-        self._pending += members.parts
-        self.end = start + members.bytes
-        self._ends.append(self.end)
-        self._large = self._large or members.large
+        self._keys.add(key)
+        self._index.add_sample(start, key, located)
+        self._pending += parts
+        self.end = end = start + size
+        self._ends.append(end)
+        if large:
+            self._large = True
         try:
-            late = clock.monotonic() - self._flushed_at >= FLUSH_S
-            if late or members.urgent or self.end - self.scratch.end >= FLUSH_BYTES:
+            if (
+                urgent
+                or end - self.scratch.end >= FLUSH_BYTES
+                or clock.monotonic() - self._flushed_at >= FLUSH_S
+            ):
                 self.flush()
         except WlshardError:
-            del self._pending[-len(members.parts) :]
+            del self._pending[-len(parts) :]
             self._ends.pop()
             self._index.cut(self.samples)
-            self._keys.discard(members.key)
+            self._keys.discard(key)
             self.end = start
             raise
 

@@ -16,6 +16,7 @@ from wlshard.shards.target import ClosedShard, PlainTarget
 from wlshard.store.base import Buffer, Draft, Store
 from wlshard.store.connect import locate
 from wlshard.store.files import errors_of, write_all
+from wlshard.tar.header import END_MARK
 
 STDOUT = "-"
 
@@ -61,7 +62,8 @@ class OutputShard:
         """Take a sample that is encoded."""
         assert self._shard is not None, "entered"
         self._shard.add(members)
-        self.samples, self.bytes = self._shard.samples, self._shard.tar_bytes
+        self.samples += 1
+        self.bytes = self._shard.end + len(END_MARK)
 
     def finish(self) -> bytes:
         """Put the whole shard on the disk, still without its name; give its index, empty if it has none."""

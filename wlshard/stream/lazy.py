@@ -10,8 +10,8 @@ from wlshard.errors import CodecError, printable
 from wlshard.sample import KEY, URL, Sample, extension, fields_of
 
 _OWN = ("_stored", "_values", "_images", "_decoded", "_handed")
-_BYTES = memoryview, bytes, bytearray
-_FIXED = (str, bytes, int, float, type(None))  # values that nobody can change in place
+_BYTES = frozenset((memoryview, bytes, bytearray))
+_PLAIN = frozenset((str, bytes, int, float, type(None)))  # values that nobody can change in place
 
 
 class LazySample(MutableMapping[str, Any]):
@@ -50,7 +50,7 @@ class LazySample(MutableMapping[str, Any]):
             raise KeyError(f"no field {name!r}; there are: {there}")
         decoded = value = _decode(stored, name, self._images)
         held = None
-        if not isinstance(decoded, _FIXED):
+        if type(decoded) not in _PLAIN:
             value = _own(decoded)
             held = _pixels(value) if value is decoded else None
         values[name] = value
@@ -117,11 +117,6 @@ def changed_fields(sample: LazySample) -> set[str]:
     return {name for name, value in sample._values.items() if not _is_stored(sample, name, value)}
 
 
-def as_stored(sample: LazySample) -> Sample:
-    """Give the sample to be written: fields as they were stored, bytes and views, but for changed ones."""
-    return result_as_stored(sample, sample)
-
-
 def result_as_stored(sample: LazySample, result: Mapping[str, Any]) -> Sample:
     """Give what user code made of a sample to be written: as bytes wherever they are known, else values.
 
@@ -130,10 +125,10 @@ def result_as_stored(sample: LazySample, result: Mapping[str, Any]) -> Sample:
     values of other samples in `handed` that live.
     """
     if isinstance(result, LazySample):
-        sample, stored = result, result._stored.copy()
-        for name, value in sample._values.items():
-            if not _is_stored(sample, name, value):
-                stored[name] = _origin(sample, name, value)
+        stored = result._stored.copy()
+        for name, value in result._values.items():
+            if not _is_stored(result, name, value):
+                stored[name] = _origin(result, name, value)
         return stored
     return {name: _origin(sample, name, value) for name, value in result.items()}
 
@@ -153,15 +148,15 @@ def _is_stored(sample: LazySample, name: str, value: Any) -> bool:
         return data is value
     for field, came, handed, held in sample._decoded:
         if field == name and came is data:
+            if type(handed) in _PLAIN:
+                return handed is value or _same(value, handed)
             if handed is value:
                 return _is_as_it_came(sample, field, data, value, held)
-            if isinstance(handed, _FIXED):
-                return _same(value, handed)
     return _same(value, _decode(sample._stored, name, sample._images))
 
 
 def _is_as_it_came(sample: LazySample, field: str, data: Any, value: Any, held: Any) -> bool:
-    if isinstance(value, _FIXED):
+    if type(value) in _PLAIN:
         return True
     if held is not None:
         return bool(held == _pixels(value))
@@ -175,7 +170,7 @@ def stored_fields(sample: LazySample) -> Sample:
 
 def _decode(stored: Sample, name: str, images: bool | str) -> Any:
     data = stored[name]
-    if name.startswith("__") or not isinstance(data, _BYTES):
+    if name[:2] == "__" or type(data) not in _BYTES:
         return data
     try:
         return decoder(name, images)(data)
@@ -209,7 +204,7 @@ def _pixels(value: Any) -> tuple[Any, ...] | None:
 def _same(value: Any, other: Any) -> bool:
     if type(value) is not type(other):
         return False
-    if isinstance(value, _FIXED):
+    if type(value) in _PLAIN:
         return bool(value == other) or (value != value and other != other)  # NaN is itself
     if isinstance(value, dict):
         return value.keys() == other.keys() and all(_same(value[name], other[name]) for name in value)

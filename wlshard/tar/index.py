@@ -68,6 +68,14 @@ class IndexText:
             self._lines = [_without_names(line) for line in self._lines]
         self._lines.append(" ".join([f"{ext} {start + at} {size}" for ext, at, size, _ in members]))
 
+    def add_sample(self, start: int, key: str, members: Sequence[tuple[str, int, int]]) -> None:
+        """Do so for members of which each is called `<key>.<extension>`; no extension has a blank."""
+        if self._named and " " not in key:
+            line = " ".join([f"{ext} {start + at} {size} {key}.{ext}" for ext, at, size in members])
+            self._lines.append(line)
+        else:
+            self.add(start, [(ext, at, size, f"{key}.{ext}") for ext, at, size in members])
+
     def add_line(self, line: str, members: int) -> bool:
         """Add a sample by its line, names included; False if it is none that can be taken as it is."""
         if self._named and line.count(" ") == 4 * members - 1 and line.isprintable():
