@@ -44,9 +44,9 @@ def test_a_blank_in_a_name_makes_version_1_1() -> None:
 
 def test_a_blank_that_comes_late_takes_the_names_of_those_before() -> None:
     index = IndexText()
-    index.add(0, [("cls", 512, 1, "a.cls"), ("png", 1536, 600, "a.png")])
-    index.add(2560, [("cls", 512, 1, "b c.cls")])
-    index.add(3584, [("cls", 512, 1, "d.cls")])
+    index.add("a", ["cls 512 1 a.cls", "png 1536 600 a.png"])
+    index.add("b c", ["cls 3072 1 b c.cls"])
+    index.add("d", ["cls 4096 1 d.cls"])
     assert index.text() == b"v1.1 3\ncls 512 1 png 1536 600\ncls 3072 1\ncls 4096 1\n"
     index.cut(1)
     assert index.text() == b"v1.1 1\ncls 512 1 png 1536 600\n"

@@ -106,7 +106,11 @@ IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
 def copied(came: Sample, lazy: LazySample) -> dict[str, bool]:
     """For each field, whether it is stored as the very bytes it came as."""
-    return {name: value is came.get(name) for name, value in result_as_stored(lazy, lazy).items() if name[0] != "_"}
+    return {
+        name: value is came.get(name)
+        for name, value in result_as_stored(lazy, lazy).items()
+        if name[0] != "_"
+    }
 
 
 def test_what_nobody_touches_is_the_bytes_it_came_as_even_broken_ones() -> None:

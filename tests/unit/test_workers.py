@@ -500,7 +500,7 @@ def test_after_a_death_the_next_iter_goes_on_with_new_workers() -> None:
 
 
 def test_a_worker_that_hangs_is_told_and_then_an_error(monkeypatch, caplog) -> None:
-    monkeypatch.setattr("wlshard.workers.crew.LEAST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("wlshard.workers.crew.LEAST_TIMEOUT_S", 2.0)
     monkeypatch.setattr("wlshard.workers.crew.TELL_S", 0.05)
     rows = [row(number) for number in range(4000)]
     with Loader(rows, batch_size=2, workers=2, timeout_s=0) as loader:

@@ -6,13 +6,12 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 
 from wlshard.errors import TarError, printable
-from wlshard.sample import KEY, Sample, split_name
+from wlshard.sample import split_name
 from wlshard.store.base import Reader
 from wlshard.store.connect import locate
-from wlshard.tar.index import DIGITS, WIDTHS, index_name
+from wlshard.tar.index import DIGITS, WIDTHS, index_name, without_name
 
 _LINE_BYTES = 1 << 24  # no sample has so many members
 _SHOWN = 200  # characters of a line
@@ -38,23 +37,18 @@ class IndexBeside:
         else:
             self._fault("not `v1.2 <samples>` or `v1.1 <samples>`, so that nothing was compared")
 
-    def compare(self, sample: Sample) -> None:
-        """Compare the next whole sample, as a Grouper with `places` gives it."""
+    def compare(self, key: str, entries: list[str]) -> None:
+        """Compare the next whole sample, whose entries are these."""
         if not self._width:
             return
-        key, fields = sample[KEY], islice(sample.items(), 2, None)  # behind __key__ and __url__
-        if self._width == 4:
-            entries = [f"{field} {data} {size} {key}.{field}" for field, (_, _, data, size, _) in fields]
-        else:
-            entries = [f"{field} {data} {size}" for field, (_, _, data, size, _) in fields]
-        line = " ".join(entries) + "\n"
+        line = " ".join(entries if self._width == 4 else map(without_name, entries)) + "\n"
         if self._line != line:
-            begin = next(islice(sample.values(), 2, None))[2]
+            begin = int(entries[0].split(" ", 2)[1])
             found = self._skip_to(begin)
             if found is None or found > begin:
                 self._fault("this sample is not in it", key, begin)
                 return
-            if self._as_ours() != line:
+            if self._as_ours(self._line) != self._as_ours(line):
                 self._fault(f"it says `{_shown(self._line)}`, the tar `{_shown(line)}`", key, begin)
         self._next()
 
@@ -78,9 +72,9 @@ class IndexBeside:
             self._next()
         return None
 
-    def _as_ours(self) -> str:
-        """Give the line as we would write it: wds2idx leaves extensions, and names with `./`, as they are."""
-        words = self._line.split(" ")
+    def _as_ours(self, line: str) -> str:
+        """Give a line as we would write it: wds2idx leaves extensions, and names with `./`, as they are."""
+        words = line.split(" ")
         words[:: self._width] = [word.lower() for word in words[:: self._width]]
         for at in range(3, len(words), self._width) if self._width == 4 else ():
             key, field = split_name(words[at].rstrip("\n")) or ("", "")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from wlshard.errors import GroupingError, WlshardError
 from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.keys import Keys
 from wlshard.shards.tally import Tally
-from wlshard.tar.rare import text
+from wlshard.tar.common import RawMember
+from wlshard.tar.rare import Payload, text
 from wlshard.tar.reader import Found
 
 _MEMO = 1 << 12
@@ -21,15 +21,16 @@ _NO_PREFIX = b"\0"  # no name begins like this
 class Grouper:
     """One shard's samples. `at`: offset of the first header of the sample handed out last.
 
-    places: instead of its payload each field holds its member, `(name, begin, data, size, payload)`, the name
-    as a str, or as bytes (which more may follow) where it is `<key>.<field>`.
+    listing: `entries` says of each member of that sample what an index does, `field offset size name`.
     """
 
-    def __init__(self, url: str, tally: Tally, *, skip: bool = False, places: bool = False) -> None:
-        self.url, self.tally, self.skip, self.places = url, tally, skip, places
+    def __init__(self, url: str, tally: Tally, *, skip: bool = False, listing: bool = False) -> None:
+        self.url, self.tally, self.skip, self.listing = url, tally, skip, listing
         self.at = 0
+        self.entries: list[str] = []
         self._keys = Keys()
         self._sample: Sample = {}  # being put together
+        self._listed: list[str] = []  # its entries
         self._key = b""  # its key; empty: there is none
         self._prefix = _NO_PREFIX  # what its members' names begin with
         self._begin = 0
@@ -45,46 +46,45 @@ class Grouper:
         raised; with it, it is counted, and the samples on both sides of damage are dropped: what is missing
         may be theirs.
         """
-        tally, keys, url, places = self.tally, self._keys, self.url, self.places
-        fields, note = _plain if places else _fields, keys.hashes.append
-        sample, prefix, width, calm = self._sample, _NO_PREFIX, 1, False
+        tally, keys, url, listing = self.tally, self._keys, self.url, self.listing
+        fields, note = _plain if listing else _fields, keys.hashes.append
+        sample, prefix, width, stem, listed, calm = self._standing()
         for found in steps:
             limit = found.name_bytes
-            payload: Any
             for member in found.members:
-                raw, begin, _, _, payload = member
-                if places:
-                    payload = member
+                raw, begin, data, size, payload = member
                 if raw.startswith(prefix):
                     field = fields.get(raw[width:limit])
                     if field is not None and field not in sample:
                         sample[field] = payload
+                        if listing:
+                            listed.append(f"{field} {data} {size} {stem}.{field}")
                         continue
                 elif calm:  # most samples begin with a field known by now and a key that ascends
                     at = raw.rfind(b"/", 0, limit) + 1
                     dot = raw.find(b".", at, limit)
                     key, field = raw[:dot], fields.get(raw[dot + 1 : limit])
                     if field is not None and dot > at and key > keys.last and key[0] != 46 and 0 not in key:
-                        self.at, self._key, self._begin = self._begin, key, begin
+                        self.at, self._key, self._begin, self.entries = self._begin, key, begin, listed
                         tally.samples += 1
                         yield sample
                         keys.last = key
                         note(hash(key))
-                        sample = {KEY: key.decode("utf-8", "surrogateescape"), URL: url, field: payload}
+                        stem = key.decode("utf-8", "surrogateescape")
+                        sample = {KEY: stem, URL: url, field: payload}
                         prefix, width = raw[: dot + 1], dot + 1
+                        if listing:
+                            listed = [f"{field} {data} {size} {stem}.{field}"]
                         continue
-                if places:
-                    payload = (_text(text(raw[:limit])), *member[1:])
-                self._sample, self._prefix = sample, prefix
-                done = self._take(raw[:limit], begin, payload)
+                self._sample, self._prefix, self._listed = sample, prefix, listed
+                done = self._take((raw[:limit], begin, data, size, payload))
                 if done is not None:
                     yield done
                 if self._refused is not None:
                     raise self._refused
-                sample, prefix, width = self._sample, self._prefix, len(self._prefix)
-                calm = keys.ascending and not self._bad and bool(self._key)
+                sample, prefix, width, stem, listed, calm = self._standing()
             if not found.members:
-                self._sample = sample
+                self._sample, self._prefix, self._listed = sample, _NO_PREFIX, listed
                 done = self._between(found)
                 if done is not None:
                     del sample
@@ -92,12 +92,18 @@ class Grouper:
                     done = None  # its memory is needed for the next, if nobody else holds it
                 if self._refused is not None:
                     raise self._refused
-                sample, prefix, calm = self._sample, _NO_PREFIX, False
+                sample, prefix, width, stem, listed, calm = self._standing()
         if self._key:
             tally.dropped += 1  # nothing follows it
 
-    def _take(self, raw: bytes, begin: int, payload: Any) -> Sample | None:
+    def _standing(self) -> tuple[Sample, bytes, int, str, list[str], bool]:
+        """Give what `samples` goes on with: the last, whether the next sample may be taken in a hurry."""
+        calm = self._keys.ascending and not self._bad and bool(self._key) and self._prefix != _NO_PREFIX
+        return self._sample, self._prefix, len(self._prefix), self._sample.get(KEY, ""), self._listed, calm
+
+    def _take(self, member: RawMember) -> Sample | None:
         """Take a member of any kind; give the sample that it shows to be whole."""
+        raw, begin, data, size, payload = member
         name = text(raw)
         split = split_raw(name)
         if split is None:
@@ -110,8 +116,10 @@ class Grouper:
             self._start(key, begin)
         elif self._doubt:
             self._bad, self._doubt = True, False
-        self._prefix = _NO_PREFIX if self.places and name[:1] == b"." else name[:width]
-        self._add(name, raw[width:], begin, payload)
+        self._prefix = _NO_PREFIX if self.listing and name[:1] == b"." else name[:width]
+        field = self._add(name, raw[width:], begin, payload)
+        if self.listing:
+            self._listed.append(f"{field} {data} {size} {_text(name)}")
         return done
 
     def _between(self, found: Found) -> Sample | None:
@@ -137,14 +145,14 @@ class Grouper:
         self._key, self._begin = key, begin
         self._bad, self._doubt = self._doubt, False
         name = _text(key)
-        self._sample = {KEY: name, URL: self.url}
+        self._sample, self._listed = {KEY: name, URL: self.url}, []
         if not self._keys.add(key):
             what = "the key comes back: the members of a sample must stand together, and keys be used once"
             self._refuse(GroupingError(what, url=self.url, key=name, offset=begin))
             self._bad = True
 
-    def _add(self, name: bytes, rest: bytes, begin: int, payload: Any) -> None:
-        """Put a field into the sample."""
+    def _add(self, name: bytes, rest: bytes, begin: int, payload: Payload) -> str:
+        """Put a field into the sample; say what it is called."""
         field = _text(text(rest)).lower()
         if len(_fields) >= _MEMO:
             _fields.clear()
@@ -158,8 +166,9 @@ class Grouper:
                 GroupingError(what, url=self.url, member=_text(name), key=self._sample[KEY], offset=begin)
             )
             self._bad = True
-            return
-        self._sample[field] = payload
+        else:
+            self._sample[field] = payload
+        return field
 
     def _finish(self) -> Sample | None:
         """Count the sample as handed out, and give it, or as dropped."""
@@ -168,7 +177,7 @@ class Grouper:
         if self._bad:
             self.tally.dropped += 1
             return None
-        self.at = self._begin
+        self.at, self.entries = self._begin, self._listed
         self.tally.samples += 1
         return self._sample
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
 from wlshard import clock
 from wlshard.codecs import encode
@@ -24,49 +24,6 @@ ROOM_BYTES = 16384
 # From here on a payload goes to the system as it is: copying it would cost more than one more part.
 LARGE_BYTES = 1 << 16
 _FILL = [bytes(size) for size in range(BLOCK)]
-_new = tuple.__new__  # a named tuple's own takes three times as long
-
-
-class Members(NamedTuple):
-    """A sample as bytes of a tar: what to write; fields, where each payload begins from here, its size."""
-
-    key: str
-    parts: list[Buffer]
-    located: list[tuple[str, int, int]]
-    bytes: int
-    large: bool  # some part is too large to copy
-    urgent: bool  # and is not known to stay as it is until the next flush
-
-
-def encode_sample(key: object, sample: Sample, *, lasting: bool = False) -> Members:
-    """Encode a sample's fields, sorted; nothing else happens if one of them fails.
-
-    lasting: read-only views stay as they are for as long as they are referred to, as a reader's do.
-    GroupingError: a key or field that would not split back. CodecError: a value that does not encode.
-    """
-    name = check_key(key)
-    stem = name.encode("utf-8", "surrogateescape")
-    parts: list[Buffer] = []
-    located: list[tuple[str, int, int]] = []
-    at, large, urgent = 0, False, False
-    for field, suffix in _members_of(tuple(sample)):
-        payload = sample[field]
-        if type(payload) is memoryview:
-            payload = payload.tobytes() if payload.nbytes < LARGE_BYTES else _flat(payload)
-        elif type(payload) is not bytes:
-            payload = _encode(field, payload, name)
-        size = len(payload)
-        header, fill = raw_header(stem + suffix, size), -size % BLOCK
-        at += len(header)
-        located.append((field, at, size))
-        parts += (header, payload, _FILL[fill])
-        at += size + fill
-        if size >= LARGE_BYTES:
-            large = True
-            urgent = urgent or not (lasting and (type(payload) is bytes or payload.readonly))
-    if not parts:
-        raise GroupingError("a sample without fields leaves nothing in a shard: give it one", key=name)
-    return _new(Members, (name, parts, located, at, large, urgent))
 
 
 @lru_cache(maxsize=4096)
@@ -95,12 +52,16 @@ class GrowingShard:
     """Samples on their way into a draft.
 
     Holds up to 1 MiB of samples, and about 100 bytes a member for the index. Not locked: its writer is.
+    admit: is given each sample that encodes, and raises if it may not come in.
     """
 
-    def __init__(self, draft: Draft, *, sha256: bool) -> None:
+    def __init__(
+        self, draft: Draft, *, sha256: bool = False, admit: Callable[[Sample], None] | None = None
+    ) -> None:
         self.scratch = Scratch(draft, sha256=sha256)
         self.opened = self._flushed_at = clock.monotonic()
         self.end = 0  # bytes of all samples; the end mark comes on top
+        self._admit = admit
         self._ends = array("Q")  # of each sample
         self._index = IndexText()
         self._keys: set[str] = set()
@@ -115,33 +76,73 @@ class GrowingShard:
     def tar_bytes(self) -> int:
         return self.end + len(END_MARK)
 
-    def add(self, members: Members) -> None:
-        """Take a sample. After an error of the store it is not in the shard; those before it are."""
-        key, parts, located, size, large, urgent = members
-        if key in self._keys:
-            raise GroupingError("this key is in the shard already: give each sample its own", key=key)
-        start = self.end
-        self._keys.add(key)
-        self._index.add_sample(start, key, located)
-        self._pending += parts
-        self.end = end = start + size
-        self._ends.append(end)
-        if large:
-            self._large = True
+    def add(self, key: object, sample: Sample, *, lasting: bool = False, most_bytes: int = 1 << 62) -> bool:
+        """Take a sample, its fields sorted and encoded; after any error it is not in the shard.
+
+        False: nor is it now, because the shard holds samples and would pass `most_bytes` with this one.
+        lasting: read-only views stay as they are for as long as they are referred to, as a reader's do.
+        GroupingError: a key or field that would not split back, or a key that is there already. CodecError: a
+        value that does not encode.
+        """
+        name, pending, start = check_key(key), self._pending, self.end
+        if name in self._keys:
+            raise GroupingError("this key is in the shard already: give each sample its own", key=name)
+        mark = len(pending)
         try:
-            if (
-                urgent
-                or end - self.scratch.end >= FLUSH_BYTES
-                or clock.monotonic() - self._flushed_at >= FLUSH_S
-            ):
+            entries, end, large, urgent = self._encode(name, sample, lasting)
+            if full := end > most_bytes - len(END_MARK) and start > 0:
+                del pending[mark:]
+            elif self._admit is not None:
+                self._admit(sample)
+        except BaseException:
+            del pending[mark:]
+            raise
+        if full:
+            return False
+        self._large = self._large or large
+        self._keys.add(name)
+        self._index.add(name, entries)
+        self._ends.append(end)
+        self.end = end
+        try:
+            late = end - self.scratch.end >= FLUSH_BYTES or clock.monotonic() - self._flushed_at >= FLUSH_S
+            if urgent or late:
                 self.flush()
         except WlshardError:
-            del self._pending[-len(parts) :]
+            del pending[mark:]
+            self.end = start
             self._ends.pop()
             self._index.cut(self.samples)
-            self._keys.discard(key)
-            self.end = start
+            self._keys.discard(name)
             raise
+        return True
+
+    def _encode(self, name: str, sample: Sample, lasting: bool) -> tuple[list[str], int, bool, bool]:
+        """Put a sample's members to what is pending; give their entries in the index, and where it ends.
+
+        And whether some part is too large to copy, and whether one is not known to stay until a later flush.
+        """
+        stem, pending, at = name.encode("utf-8", "surrogateescape"), self._pending, self.end
+        entries: list[str] = []
+        large = urgent = False
+        for field, suffix in _members_of(tuple(sample)):
+            payload = sample[field]
+            if type(payload) is memoryview:
+                payload = payload.tobytes() if payload.nbytes < LARGE_BYTES else _flat(payload)
+            elif type(payload) is not bytes:
+                payload = _encode(field, payload, name)
+            size = len(payload)
+            header, fill = raw_header(stem + suffix, size), -size % BLOCK
+            at += len(header)
+            entries.append(f"{field} {at} {size} {name}.{field}")
+            pending += (header, payload, _FILL[fill])
+            at += size + fill
+            if size >= LARGE_BYTES:
+                large = True
+                urgent = urgent or not (lasting and (type(payload) is bytes or payload.readonly))
+        if not entries:
+            raise GroupingError("a sample without fields leaves nothing in a shard: give it one", key=name)
+        return entries, at, large, urgent
 
     def flush(self) -> None:
         """Write what is held; if the store refuses it is held on, and the scratch ends as it did before."""

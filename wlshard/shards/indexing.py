@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from itertools import islice
 from typing import NamedTuple
 
 from wlshard.errors import NotFound, TarError, UsageError
-from wlshard.sample import KEY
+from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.expand import STDIN
 from wlshard.shards.grouping import Grouper
 from wlshard.shards.reader import open_shard, scan_headers
 from wlshard.shards.tally import Tally
 from wlshard.store.base import Store, object_url
 from wlshard.store.connect import locate
-from wlshard.tar.common import RawMember
 from wlshard.tar.compression import plain
-from wlshard.tar.index import IndexText, Located, index_name
-from wlshard.tar.reader import Member
+from wlshard.tar.index import IndexText, index_name
+from wlshard.tar.rare import ELSEWHERE
 
 
 class NewIndex(NamedTuple):
@@ -34,39 +32,31 @@ def make_index(url: str) -> NewIndex:
     Holds about 40 bytes a member. UsageError: the shard is compressed. TarError, GroupingError: the shard is
     not whole and strict, or has members that no index can tell: hard links, sparse files, blanks in a field.
     """
-    index, samples = IndexText(), 0
+    index = IndexText()
     with open_shard(url) as source:
         tar, compression = plain(source, url)
         if compression is not None:
             advice = "decompress it first, or write it anew without compression"
             raise UsageError(f"a compressed shard ({compression}) cannot have an index: {advice}", url=url)
+        grouper, known = Grouper(url, Tally(), listing=True), {KEY, URL}
         with closing(scan_headers(source, tar, url)) as steps:
-            for sample in Grouper(url, Tally(), places=True).samples(steps):
-                samples += 1
-                key, fields = sample[KEY], islice(sample.items(), 2, None)  # behind __key__ and __url__
-                line = " ".join(
-                    [
-                        f"{field} {data} {size} {key}.{field}"
-                        for field, (name, _, data, size, elsewhere) in fields
-                        if not elsewhere and type(name) is bytes
-                    ]
-                )
-                if not index.add_line(line, len(sample) - 2):
-                    places = list(sample.items())[2:]
-                    index.add(0, [_entry(key, field, place, url) for field, place in places])
-    return NewIndex(index.text(), samples)
+            for sample in grouper.samples(steps):
+                entries = grouper.entries
+                if not sample.keys() <= known or ELSEWHERE in sample.values():
+                    _check_entries(sample, entries, url)
+                    known.update(sample)
+                index.add(sample[KEY], entries)
+    return NewIndex(index.text(), index.samples)
 
 
-def _entry(key: str, field: str, place: RawMember | Member, url: str) -> Located:
-    raw, _, data, size, elsewhere = place
-    name = raw if isinstance(raw, str) else f"{key}.{field}"
-    if elsewhere or not (field.isalnum() or len(field.split()) == 1):
-        what = "a hard link or a sparse file" if elsewhere else "a blank in the field's name"
-        advice = "which an index cannot tell: write the shard anew without it"
-        raise TarError(f"{what}, {advice}", url=url, member=name, offset=data)
-    if not name.isprintable() and len(name.split()) != 1:
-        name = " "  # a newline: like any blank, it lets the index do without names
-    return field, data, size, name
+def _check_entries(sample: Sample, entries: list[str], url: str) -> None:
+    """Raise TarError for what an index cannot tell."""
+    for entry, (field, payload) in zip(entries, list(sample.items())[2:], strict=True):
+        if payload is ELSEWHERE or field.split() != [field]:
+            what = "a hard link or a sparse file" if payload is ELSEWHERE else "a blank in the field's name"
+            data, _, name = entry[len(field) + 1 :].split(" ", 2)
+            advice = "which an index cannot tell: write the shard anew without it"
+            raise TarError(f"{what}, {advice}", url=url, member=name, offset=int(data))
 
 
 def write_index(url: str, *, force: bool = False) -> tuple[str, int]:

@@ -44,7 +44,7 @@ def check_field(field: object) -> str:
         raise GroupingError(f"field {field!r}: fields are lower-case, write {field.lower()!r}")
     if split_name(f"x.{field}") != ("x", field):
         raise GroupingError(f"field {printable(field)!r}: not empty and no slash, like `npy` or `left.png`")
-    if len(field.split()) != 1:
+    if field.split() != [field]:
         raise GroupingError(f"field {printable(field)!r} has a blank, which the index cannot hold: use _")
     return field
 

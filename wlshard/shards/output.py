@@ -10,7 +10,7 @@ from typing import IO, Self
 
 from wlshard.errors import NotFound, UsageError
 from wlshard.sample import KEY, Sample
-from wlshard.shards.growing import GrowingShard, Members, encode_sample
+from wlshard.shards.growing import GrowingShard
 from wlshard.shards.packing import Packed, compressor, open_stdout
 from wlshard.shards.target import ClosedShard, PlainTarget
 from wlshard.store.base import Buffer, Draft, Store
@@ -38,7 +38,7 @@ class OutputShard:
     After an exception inside nothing is published. The name decides: `.tar` has its index beside it,
     `.tar.gz`, `.tgz`, `.tar.zst` and `.tzst` are compressed without one, `-` is stdout, written as it comes.
     UsageError at the start: another ending, or an output that is there (unless `force` replaces it).
-    Holds up to 1 MiB of samples, and about 100 bytes a member. lasting: as for `encode_sample`.
+    Holds up to 1 MiB of samples, and about 100 bytes a member. lasting: as for `GrowingShard.add`.
     """
 
     def __init__(self, url: str, *, force: bool = False, lasting: bool = False) -> None:
@@ -56,14 +56,17 @@ class OutputShard:
         GroupingError: a key that is missing, there already or not fit; CodecError: a value that does not
         encode. StoreUnavailable: the store refuses. BrokenPipeError: who read our stdout is gone.
         """
-        self.add(encode_sample(sample.get(KEY), sample, lasting=self._lasting))
+        self.take(sample)
 
-    def add(self, members: Members) -> None:
-        """Take a sample that is encoded."""
-        assert self._shard is not None, "entered"
-        self._shard.add(members)
+    def take(self, sample: Sample, most_bytes: int = 1 << 62) -> bool:
+        """Do so unless the shard has samples and would be larger than this with one more: then give False."""
+        shard = self._shard
+        assert shard is not None, "entered"
+        if not shard.add(sample.get(KEY), sample, lasting=self._lasting, most_bytes=most_bytes):
+            return False
         self.samples += 1
-        self.bytes = self._shard.end + len(END_MARK)
+        self.bytes = shard.end + len(END_MARK)
+        return True
 
     def finish(self) -> bytes:
         """Put the whole shard on the disk, still without its name; give its index, empty if it has none."""
@@ -87,7 +90,7 @@ class OutputShard:
         draft: Draft = open_stdout() if target is None else target.open_draft(1)
         if target is None or self._compressor is not None:
             draft = Packed(draft, self._compressor)
-        self._draft, self._shard = draft, GrowingShard(draft, sha256=False)
+        self._draft, self._shard = draft, GrowingShard(draft)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -135,16 +138,12 @@ class OutputSet:
 
     def write(self, sample: Sample) -> None:
         """Take a sample, as `OutputShard.write` does."""
-        members, shard = encode_sample(sample.get(KEY), sample), self._open
+        shard = self._open
         assert shard is not None, "entered"
-        full = shard.samples and (
-            shard.samples >= self._shard_samples(len(self._finished))
-            or shard.bytes + members.bytes > self._shard_bytes
-        )
-        if full:
+        full = shard.samples and shard.samples >= self._shard_samples(len(self._finished))
+        if full or not shard.take(sample, self._shard_bytes):
             self._finish(shard)
-            shard = self._begin()
-        shard.add(members)
+            self._begin().write(sample)
         self.samples += 1
 
     def _begin(self) -> OutputShard:

@@ -28,7 +28,7 @@ from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 OnError = Literal["raise", "skip"]
 
-_HOP_BLOCK_BYTES = 1 << 16  # read at each hop from header to header: several of them and small members
+_HOP_BLOCK_BYTES = 1 << 18  # read at each hop from header to header: several of them and small members
 _LOOK_S = 0.25  # how often a read that waits for a writer looks whether stdin is another file now
 
 

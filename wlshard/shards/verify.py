@@ -208,16 +208,15 @@ def _verify(
         max_member_bytes=max_member_bytes,
     )
     stack.enter_context(closing(steps))
-    for sample in Grouper(url, found, skip=True, places=True).samples(steps):
-        if index is not None:
-            index.compare(sample)
+    grouper = Grouper(url, found, skip=True, listing=index is not None)
+    for sample in grouper.samples(steps):
         key = sample[KEY]
-        if "../" in key or key[0] == "/" or not key.isprintable():
+        if index is not None:
+            index.compare(key, grouper.entries)
+        if not key.isalnum() and ("../" in key or key[0] == "/" or not key.isprintable()):
             found.passed(ODD_KEY)
-        if look is not None:
-            places = list(sample.items())[2:]
-            if not look({**sample, **{name: place[4] for name, place in places}}):
-                look = None
+        if look is not None and not look(sample):
+            look = None
     if index is not None:
         index.end()
 

@@ -9,7 +9,7 @@ from typing import Self
 from wlshard import clock
 from wlshard.errors import UsageError, WlshardError
 from wlshard.sample import KEY, Sample
-from wlshard.shards.growing import GrowingShard, encode_sample
+from wlshard.shards.growing import GrowingShard
 from wlshard.shards.target import ClosedShard, Target, TemplateTarget
 
 log = logging.getLogger(__name__)
@@ -64,19 +64,19 @@ class RollingWriter:
             if self._closed:
                 raise UsageError("this writer is closed: open another")
             key = sample.get(KEY)
-            members = encode_sample(self._target.default_key(self.samples) if key is None else key, sample)
-            self._target.admit(sample)
+            if key is None:
+                key = self._target.default_key(self.samples)
             shard = self._shard
             if shard is not None and (
-                shard.tar_bytes + members.bytes > self._shard_bytes
-                or shard.samples >= self._shard_samples
+                shard.samples >= self._shard_samples
                 or (self._shard_seconds is not None and self._seconds_left() <= 0)
+                or not shard.add(key, sample, most_bytes=self._shard_bytes)
             ):
                 self._seal()
                 shard = None
             if shard is None:
                 shard = self._open()
-            shard.add(members)
+                shard.add(key, sample)
             self.samples += 1
             if shard.samples >= self._shard_samples:
                 self._seal()
@@ -128,7 +128,7 @@ class RollingWriter:
 
     def _open(self) -> GrowingShard:
         draft = self._target.open_draft(len(self.shards) + 1)
-        self._shard = GrowingShard(draft, sha256=self._target.wants_sha256)
+        self._shard = GrowingShard(draft, sha256=self._target.wants_sha256, admit=self._target.admit)
         self._start_timer()
         return self._shard
 

@@ -37,12 +37,14 @@ class LocalReader:
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
         view, filled = memoryview(target), 0
-        with errors_of(self.url):
+        try:
             while filled < len(view):
                 count = os.readv(self.fd, [view[filled:]])
                 if not count:
                     break
                 filled += count
+        except OSError as error:  # not `errors_of`: headers are read by the thousand
+            raise refused(error, self.url) from error
         return filled
 
     def close(self) -> None:

@@ -32,7 +32,8 @@ class Source(Protocol):
 class Feed:
     """A block of the tar, where in it the reading stands (`pos`), and how far it is filled.
 
-    `base`: offset in the tar of the block's first byte. `over`: nothing more can be read.
+    `base`: offset in the tar of the block's first byte. `over`: nothing more can be read. Without `views`
+    nobody looks at a block after the next one has been asked for.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Feed:
         *,
         blocks: Blocks | None = None,
         block_bytes: int = BLOCK_BYTES,
+        views: bool = True,
         seek: Callable[[int], None] | None = None,
     ) -> None:
         self.source = source
         self.base = start
         self.block: mmap.mmap | bytes = b""
-        self.view = memoryview(b"")
+        self.view = self._whole = memoryview(b"")
+        self._views = views
         self.pos = self.filled = 0
         self.wanted = 0  # bytes of the next member, if all that it lacks is another block
         self.over = False
@@ -101,15 +104,13 @@ class Feed:
         wanted = self.block_bytes
         if need > wanted:
             wanted = need + HEADER_BYTES + (-(need + HEADER_BYTES) & (PAGE_BYTES - 1))
-        try:
-            block = self._blocks.take(wanted)
-        except (OSError, MemoryError, OverflowError) as error:
-            self.over = True
-            raise TarError(f"no memory for a member of {need} bytes ({error})") from error
-        whole = memoryview(block)
-        whole[:carry] = self.view[self.pos : self.filled]
+        carried = self.view[self.pos : self.filled]
+        if self._views or len(self._whole) < wanted:
+            self._take(wanted, need)
+        whole = self._whole
+        whole[:carry] = carried
         self.base += self.pos
-        self.block, self.view, self.pos, self.filled = block, whole.toreadonly(), 0, carry
+        self.pos, self.filled = 0, carry
         try:
             if self._hop and need <= HOP_BYTES < wanted:
                 wanted = HOP_BYTES
@@ -120,6 +121,15 @@ class Feed:
             raise
         self.filled += got
         self._ended = got < wanted - carry
+
+    def _take(self, wanted: int, need: int) -> None:
+        try:
+            self.block = block = self._blocks.take(wanted)
+        except (OSError, MemoryError, OverflowError) as error:
+            self.over = True
+            raise TarError(f"no memory for a member of {need} bytes ({error})") from error
+        self._whole = memoryview(block)
+        self.view = self._whole.toreadonly()
 
     def jump(self, offset: int) -> None:
         """Go to this offset of the tar without reading what lies before it; `jumps` says whether it can."""

@@ -48,40 +48,25 @@ def index_name(shard_name: str) -> str:
 class IndexText:
     """An index as it is written, sample by sample; holds the whole text, about 40 bytes a member.
 
-    Names are left out (v1.1) if `named` is off, and from the first name with a blank on.
+    Names are left out (v1.1) once there is one with a blank.
     """
 
     __slots__ = ("_lines", "_named")
 
-    def __init__(self, *, named: bool = True) -> None:
+    def __init__(self) -> None:
         self._lines: list[str] = []
-        self._named = named
+        self._named = True
 
-    def add(self, start: int, members: Sequence[Located]) -> None:
-        """Add a sample, whose members' offsets count from byte `start` of the tar."""
-        if self._named:
-            line = " ".join([f"{ext} {start + at} {size} {name}" for ext, at, size, name in members])
-            if line.count(" ") == 4 * len(members) - 1:
-                self._lines.append(line)
-                return
+    @property
+    def samples(self) -> int:
+        return len(self._lines)
+
+    def add(self, key: str, entries: Sequence[str]) -> None:
+        """Add a sample by its members' entries, `ext offset size name`; a name: the key, and `.ext`."""
+        if self._named and not key.isalnum() and key.split() != [key]:
             self._named = False
             self._lines = [_without_names(line) for line in self._lines]
-        self._lines.append(" ".join([f"{ext} {start + at} {size}" for ext, at, size, _ in members]))
-
-    def add_sample(self, start: int, key: str, members: Sequence[tuple[str, int, int]]) -> None:
-        """Do so for members of which each is called `<key>.<extension>`; no extension has a blank."""
-        if self._named and " " not in key:
-            line = " ".join([f"{ext} {start + at} {size} {key}.{ext}" for ext, at, size in members])
-            self._lines.append(line)
-        else:
-            self.add(start, [(ext, at, size, f"{key}.{ext}") for ext, at, size in members])
-
-    def add_line(self, line: str, members: int) -> bool:
-        """Add a sample by its line, names included; False if it is none that can be taken as it is."""
-        if self._named and line.count(" ") == 4 * members - 1 and line.isprintable():
-            self._lines.append(line)
-            return True
-        return False
+        self._lines.append(" ".join(entries if self._named else map(without_name, entries)))
 
     def cut(self, samples: int) -> None:
         """Forget all but the first samples."""
@@ -98,13 +83,18 @@ def _without_names(line: str) -> str:
     return " ".join(words)
 
 
+def without_name(entry: str) -> str:
+    """Leave the name out of a member's entry."""
+    return " ".join(entry.split(" ", 3)[:3])
+
+
 def format_index(samples: Iterable[Sequence[Located]]) -> bytes:
     """Write the index of these samples, given in the order of the tar. Holds all of them in memory."""
     held = list(samples)
-    index = IndexText(named=all(len(name.split()) == 1 for sample in held for *_, name in sample))
-    for sample in held:
-        index.add(0, sample)
-    return index.text()
+    named = all(name.split() == [name] for sample in held for *_, name in sample)
+    version, width = ("v1.2", 4) if named else ("v1.1", 3)
+    lines = [" ".join([str(word) for member in sample for word in member[:width]]) for sample in held]
+    return "\n".join([f"{version} {len(held)}", *lines, ""]).encode("utf-8", "surrogateescape")
 
 
 def locate_samples(members: Iterable[tuple[str, int, int]]) -> list[list[Located]]:
@@ -120,7 +110,7 @@ def locate_samples(members: Iterable[tuple[str, int, int]]) -> list[list[Located
         if parts is None:
             continue
         key, ext = parts
-        if len(ext.split()) != 1:
+        if ext.split() != [ext]:
             raise TarError("a blank in the field's name: no index can hold it", member=name, offset=offset)
         if key != last:
             samples.append([])

@@ -100,7 +100,7 @@ def scan(
     `seek`, which moves the source. `passed_over` counts, by kind, what is no file; `like` remembers headers
     for another scan.
     """
-    feed = Feed(source, start, blocks=blocks, block_bytes=block_bytes, seek=seek)
+    feed = Feed(source, start, blocks=blocks, block_bytes=block_bytes, views=payloads, seek=seek)
     tape = Tape(
         feed,
         span=span,
