@@ -19,13 +19,12 @@ from processes import environ, until
 
 from wlshard import ShardWriter, samples
 
-pytestmark = pytest.mark.long  # they train for minutes
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-SMALL = ["--classes", "10", "--image-size", "64", "--batch-size", "20", "--processes", "1"]
-# What a test can train in half a minute on two cores. MobileNet is Keras' smallest.
+SMALL = ["--classes", "10", "--image-size", "32", "--batch-size", "20", "--processes", "1"]
+# What learns in ten seconds of a core. MobileNet is Keras' smallest.
 SCRIPTS = {
-    "pytorch-resnet50.py": ["--model", "resnet18", "--epochs", "5", "--lr", "0.05"],
-    "keras-resnet50.py": ["--model", "MobileNet", "--epochs", "5", "--lr", "0.02"],
+    "pytorch-resnet50.py": ["--model", "resnet18", "--epochs", "3", "--lr", "0.05"],
+    "keras-resnet50.py": ["--model", "MobileNet", "--epochs", "3", "--lr", "0.02"],
 }
 ENDS_S = 240
 
@@ -76,14 +75,14 @@ def test_a_script_learns_and_goes_on_exactly_where_it_was_killed(script, test_da
     val = ["--val-urls", str(test_data / "photos-000003.tar")]
     once = ["--losses", str(whole), "--checkpoint", str(tmp_path / "once")]
     reports = finished([*command, *once, *val])
-    assert [report["epoch"] for report in reports] == list(range(5))
+    assert [report["epoch"] for report in reports] == list(range(3))
     accuracy = "top1" if "top1" in reports[-1] else "accuracy"
-    assert reports[-1][accuracy] > 0.5  # a guess is right in one of ten
-    assert reports[-1]["top5"] > 0.9
-    assert reports[-1]["loss"] < reports[0]["loss"] / 2
+    assert reports[-1][accuracy] > 0.4  # a guess is right in one of ten
+    assert reports[-1]["top5"] > 0.8
+    assert reports[-1]["loss"] < reports[0]["loss"] * 0.8
     assert 0 <= reports[-1][f"val_{accuracy}"] <= 1
     expected = losses(whole)
-    assert [step for step, _ in expected] == list(range(1, 51))
+    assert [step for step, _ in expected] == list(range(1, 31))
 
     resumable = [*command, "--losses", str(parts), "--checkpoint", str(tmp_path / "run")]
     killed(resumable, parts, 6)  # in the first epoch, behind the checkpoint of step 4
@@ -101,7 +100,7 @@ def test_two_processes_train_together_and_one_goes_on_over_what_is_left(test_dat
         for sample in samples(str(test_data / "photos-{000000..000003}.tar"), decode=False):
             writer.write(sample)
     log = tmp_path / "log"
-    script = [str(NOTEBOOKS / "pytorch-resnet50.py"), *SMALL, "--batch-size", "9", "--image-size", "32"]
+    script = [str(NOTEBOOKS / "pytorch-resnet50.py"), *SMALL, "--batch-size", "9"]
     script += ["--training-urls", str(tmp_path / "x-*.tar"), "--model", "resnet18", "--epochs", "2"]
     script += ["--losses", str(log), "--checkpoint", str(tmp_path / "run"), "--checkpoint-every", "3"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -137,11 +136,10 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxy"])
-def test_shards_come_from_a_web_server_or_its_proxy(test_data, proxied) -> None:
+def test_shards_come_from_a_web_server_by_its_proxy(test_data) -> None:
     with served(test_data) as url:
-        urls = "http://shards.example/photos-{000000..000001}.tar" if proxied else f"{url}/photos-000000.tar"
-        command = [sys.executable, str(NOTEBOOKS / "pytorch-resnet50.py"), *SMALL, "--image-size", "32"]
-        command += ["--training-urls", urls, "--training-size", "60", "--model", "resnet18", "--epochs", "1"]
-        reports = finished([*command, *(["--http-proxy", url] if proxied else [])])
+        command = [sys.executable, str(NOTEBOOKS / "pytorch-resnet50.py"), *SMALL]
+        command += ["--training-urls", "http://shards.example/photos-{000000..000001}.tar"]
+        command += ["--training-size", "60", "--model", "resnet18", "--epochs", "1", "--http-proxy", url]
+        reports = finished(command)
     assert [report["epoch"] for report in reports] == [0]
