@@ -182,14 +182,15 @@ class Copies:
         import torch
 
         self._cuda = torch.cuda
-        self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._device = self._stream.device  # "cuda" is another one in another thread
 
     def memory(self, size: int) -> torch.Tensor:
         """Give page-locked bytes, from which the device copies by itself."""
         import torch
 
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        with self._cuda.device(self._device):  # else a thread begins to use the first GPU, too
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     def start(self, batch: Any) -> tuple[Any, Any]:
         """Begin to copy a batch of page-locked tensors; give it as it will be, and the event behind that."""
