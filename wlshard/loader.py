@@ -231,7 +231,10 @@ class Loader:
         return steps
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the resume point behind the batch given last: small, JSON, the same on every rank. No I/O."""
+        """Give the resume point behind the batch given last. No I/O.
+
+        Small and JSON; the same on every rank, but with `select=`: there each rank has its own.
+        """
         return self._turns.state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, UserList
 
 import numpy as np
@@ -135,6 +136,20 @@ def test_what_cannot_be_mixed_is_refused(tmp_path) -> None:
                 next(steps)
     with pytest.raises(UsageError, match="for a Loader"):
         next(iter(samples(Mix([(A, 1)]))))
+
+
+def test_the_state_of_many_sources_and_ranks_is_small() -> None:
+    many = Mix([([row(number) for number in range(n + 1)], n + 1) for n in range(100)])
+    options = {
+        "rank": 999,
+        "world_size": 1000,
+        "seed": 2**62,
+        "per_sample": 3,
+        "transform": lambda one: [one] * 3,
+    }
+    with Loader(many, batch_size=2, shuffle=10**6, **options) as loader:
+        next(iter(loader))
+        assert len(json.dumps(loader.state_dict())) < 4096
 
 
 @pytest.mark.parametrize(

@@ -87,13 +87,13 @@ def test_the_steps_of_all_workers_cover_for_any_world_and_shards(tmp_path, shuff
     for shards in range(1, 8):
         folder = write_shards(tmp_path / str(shards), shards, 53)
         urls = sorted(str(path) for path in Path(folder).glob("*.tar"))
-        drop_last = shards % 2 == 0
+        drop_last, batch = shards % 2 == 0, (3, 1, 7, 5)[shards % 4]
         check_coverage(
-            lambda rank, world, urls=urls, drop_last=drop_last: InTurn(
-                urls, workers, 3, shuffle, rank=rank, world=world, drop_last=drop_last
+            lambda rank, world, urls=urls, drop_last=drop_last, batch=batch: InTurn(
+                urls, workers, batch, shuffle, rank=rank, world=world, drop_last=drop_last
             ),
             keys(53),
-            batch_size=3,
+            batch_size=batch,
             drop_last=drop_last,
         )
 
