@@ -6,6 +6,7 @@
 Shards are files, http://, gs:// or s3:// URLs, or a pool. With --checkpoint NAME the run is saved in
 NAME.json and NAME-<step>.keras every --checkpoint-every steps, and the same command goes on behind the step
 saved last, with the same losses. One process; for several GPUs take pytorch-resnet50.py.
+Most options, and the batches, come from photographs.py beside this file.
 """
 
 from __future__ import annotations
@@ -14,48 +15,16 @@ import argparse
 import json
 import os
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-import cv2
 import keras
-import numpy as np
+from photographs import loader, parser
 from tqdm import tqdm
 
 from wlshard import Loader
 from wlshard.keras import PyDataset
-
-Image = np.ndarray[Any, np.dtype[np.uint8]]
-
-
-def square(sample: tuple[Image, int], rng: np.random.Generator, size: int, anywhere: bool) -> Any:
-    """Cut a square out, in training anywhere, of any size and mirrored half of the time."""
-    image, label = sample
-    side, mirror = min(image.shape[:2]), 1
-    if anywhere:
-        side, mirror = int(side * rng.uniform(0.5, 1)), int(rng.choice([-1, 1]))
-    y, x = (rng.integers(n - side + 1) if anywhere else (n - side) // 2 for n in image.shape[:2])
-    cut = image[y : y + side, x : x + side]
-    return cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA)[:, ::mirror], label
-
-
-def loader(options: argparse.Namespace, training: bool) -> Loader:
-    size = options.training_size if training else options.val_size
-    return Loader(
-        options.training_urls if training else options.val_urls,
-        "jpg;jpeg;png;ppm cls",
-        decode="rgb8",
-        transform=partial(square, size=options.image_size, anywhere=training),
-        batch_size=options.batch_size,
-        shuffle=options.shuffle if training else 0,
-        batches=None if size is None else max(1, size // options.batch_size),
-        drop_last=training,
-        workers=options.processes,
-        seed=options.seed,
-        http_proxy=options.http_proxy,
-    )
 
 
 def network(options: argparse.Namespace, steps: int) -> keras.Model:
@@ -161,33 +130,9 @@ def train(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = partial(parser.add_argument, metavar="")
-    add("--training-urls", required=True, help="shards, a folder or a pool")
-    add(
-        "--training-size",
-        type=int,
-        help="samples in an epoch (default: all; needed where none can count them)",
-    )
-    add("--val-urls")
-    add("--val-size", type=int)
-    add("--classes", type=int, default=1000)
-    add("--model", default="ResNet50", help="a name in keras.applications")
-    add("--image-size", type=int, default=224)
-    add("--batch-size", type=int, default=64)
-    add("--epochs", type=int, default=90)
-    add("--lr", type=float, default=0.1)
-    add("--momentum", type=float, default=0.9)
-    add("--processes", type=int, default=2, help="that decode")
-    add("--shuffle", type=int, default=10_000, help="samples held to be mixed")
-    add("--seed", type=int, default=0)
-    add("--http-proxy", help="a web cache, such as http://proxy:3128")
-    add("--checkpoint", help="name of the files to save the run in, and to go on from")
-    add("--checkpoint-every", type=int, default=500, help="steps")
-    add("--losses", help="file for a line of JSON a step: step, loss")
-    train(parser.parse_args())
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", default="ResNet50", help="a name in keras.applications")
+    train(arguments.parse_args())
 
 
 if __name__ == "__main__":

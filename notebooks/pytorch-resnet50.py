@@ -5,7 +5,8 @@
     torchrun --nproc-per-node 8 notebooks/pytorch-resnet50.py …       # a process for each GPU; CPUs by gloo
 
 Shards are files, http://, gs:// or s3:// URLs, or a pool. With --checkpoint FILE the run is saved every
---checkpoint-every steps, and the same command goes on behind the step saved last, with the same losses.
+--checkpoint-every steps, and the same command goes on behind the step saved last, with the same losses. Most
+options, and the batches, come from photographs.py beside this file.
 """
 
 from __future__ import annotations
@@ -15,23 +16,18 @@ import json
 import math
 import os
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
+from photographs import loader, parser
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from wlshard import Loader
-
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 LAYERS = {"resnet18": (False, (2, 2, 2, 2)), "resnet50": (True, (3, 4, 6, 3))}
-Image = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Block(nn.Module):
@@ -69,34 +65,6 @@ def resnet(name: str, classes: int) -> nn.Module:
             layers.append(Block(inner, 64 << stage, stride, deep))
             inner = (64 << stage) * (4 if deep else 1)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, classes))
-
-
-def square(sample: tuple[Image, int], rng: np.random.Generator, size: int, anywhere: bool) -> Any:
-    """Cut a square out, in training anywhere, of any size and mirrored half of the time."""
-    image, label = sample
-    side, mirror = min(image.shape[:2]), 1
-    if anywhere:
-        side, mirror = int(side * rng.uniform(0.5, 1)), int(rng.choice([-1, 1]))
-    y, x = (rng.integers(n - side + 1) if anywhere else (n - side) // 2 for n in image.shape[:2])
-    cut = image[y : y + side, x : x + side]
-    return cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA)[:, ::mirror], label
-
-
-def loader(options: argparse.Namespace, training: bool, world: int) -> Loader:
-    size = options.training_size if training else options.val_size
-    return Loader(
-        options.training_urls if training else options.val_urls,
-        "jpg;jpeg;png;ppm cls",
-        decode="rgb8",
-        transform=partial(square, size=options.image_size, anywhere=training),
-        batch_size=options.batch_size,
-        shuffle=options.shuffle if training else 0,
-        batches=None if size is None else max(1, size // (options.batch_size * world)),
-        drop_last=training,
-        workers=options.processes,
-        seed=options.seed,
-        http_proxy=options.http_proxy,
-    )
 
 
 class Run:
@@ -195,34 +163,10 @@ def validate(run: Run, options: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = partial(parser.add_argument, metavar="")
-    add("--training-urls", required=True, help="shards, a folder or a pool")
-    add(
-        "--training-size",
-        type=int,
-        help="samples in an epoch (default: all; needed where none can count them)",
-    )
-    add("--val-urls")
-    add("--val-size", type=int)
-    add("--classes", type=int, default=1000)
-    add("--model", choices=LAYERS, default="resnet50", help=" or ".join(LAYERS))
-    add("--image-size", type=int, default=224)
-    add("--batch-size", type=int, default=64, help="of each process")
-    add("--epochs", type=int, default=90)
-    add("--lr", type=float, default=0.1)
-    add("--momentum", type=float, default=0.9)
-    add("--weight-decay", type=float, default=5e-5)
-    add("--processes", type=int, default=2, help="that decode, for each process that trains")
-    add("--shuffle", type=int, default=10_000, help="samples held to be mixed")
-    add("--seed", type=int, default=0)
-    add("--http-proxy", help="a web cache, such as http://proxy:3128")
-    add("--checkpoint", help="file to save the run in, and to go on from")
-    add("--checkpoint-every", type=int, default=500, help="steps")
-    add("--losses", help="file for a line of JSON a step: step, loss")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", choices=LAYERS, default="resnet50")
+    arguments.add_argument("--weight-decay", type=float, default=5e-5)
+    options = arguments.parse_args()
     world = int(os.environ.get("WORLD_SIZE", 1))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")

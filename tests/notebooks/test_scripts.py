@@ -66,6 +66,14 @@ def losses(log: Path) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in found]
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_tells_its_options(script) -> None:
+    with running([sys.executable, str(NOTEBOOKS / script), "--help"], stdout=subprocess.PIPE) as process:
+        shown, _ = process.communicate(timeout=ENDS_S)
+    assert process.returncode == 0
+    assert "--checkpoint-every" in shown
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_learns_and_goes_on_exactly_where_it_was_killed(script, test_data, tmp_path) -> None:

@@ -321,7 +321,7 @@ def test_ranks_take_equal_steps_by_batches_and_resume_each_by_its_own_state() ->
             assert [batch["__key__"] for batch in one] == found[rank][given:] or given == 7
     with loader(1, batches=7) as other:
         other.load_state_dict(states[0][2])
-        with pytest.raises(CursorMismatch, match="place=0/3, here it is 1/3"):
+        with pytest.raises(CursorMismatch, match="place=0/3, here it is 1/3: with select="):
             next(iter(other))
 
 

@@ -47,9 +47,12 @@ class Cursor:
         for name, value in present.items():
             saved = getattr(self, name)
             if saved is not None and saved != value:
+                advice = "resume with the same data and the same arguments"
+                if name == "place":
+                    advice = "with select= each rank resumes from the state that it saved itself"
                 raise CursorMismatch(
-                    f"the cursor was saved with {name}={saved}, here it is {value}: resume with the same "
-                    "data and the same arguments, or begin anew without load_state_dict"
+                    f"the cursor was saved with {name}={saved}, here it is {value}: {advice}, or begin anew "
+                    "without load_state_dict"
                 )
 
     def shape(self, wanted: Shape, *, lanes_free: bool) -> Shape:
