@@ -526,7 +526,7 @@ def test_a_compressed_shard_that_shrank_since_it_was_counted_is_an_error(tmp_pat
 
 
 def test_close_ends_everything_and_may_be_called_twice() -> None:
-    loader = Loader(ROWS, batch_size=2, batches=3)
+    loader = Loader([row(n) for n in range(5000)], batch_size=2, batches=3)
     list(loader)
     iterator = iter(loader)
     next(iterator)
@@ -557,7 +557,7 @@ next(iterator)
 child = os.fork()
 if child == 0:
     try:
-        next(iterator)
+        list(iterator)
     except UsageError as error:
         print(error.message, sum(1 for _ in loader), flush=True)
 else:

@@ -12,7 +12,7 @@ import re
 import zipfile
 import zlib
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -21,13 +21,34 @@ from wlshard.codecs.codec import Buffer
 from wlshard.codecs.gzipped import MAX_BYTES
 
 _MAGIC = b"\x93NUMPY"
+_USUAL_BYTES = 128  # of the headers that numpy writes for all but structures and many dimensions
+_USUAL_REST = (_USUAL_BYTES - 10).to_bytes(2, "little")
 _MAX_HEADER = 2**20  # a structured dtype of 5,000 fields has 90 kB; more is not worth parsing
 Array = np.ndarray[Any, np.dtype[Any]]
+_Layout: TypeAlias = tuple[np.dtype[Any], Literal["C", "F"], tuple[int, ...], int, int]
 
 
 def decode_npy(data: Buffer) -> Array:
     """Read an array without copying: read-only, in the data's own dtype and memory order."""
     view = memoryview(data)
+    dtype, order, shape, start, size = _usual(bytes(view[:_USUAL_BYTES])) or _layout(view)
+    if size != len(view):
+        raise ValueError(f"its header promises {size} bytes ({dtype} {shape}), there are {len(view)}")
+    array: Array = np.ndarray(shape, dtype, view, start, order=order)
+    array.flags.writeable = False
+    return array
+
+
+@lru_cache(maxsize=1024)
+def _usual(head: bytes) -> _Layout | None:
+    """Read a header that ends where `head` does; None: it is longer, shorter, or none."""
+    if len(head) < _USUAL_BYTES or head[:7] != _MAGIC + b"\1" or head[8:10] != _USUAL_REST:
+        return None
+    return _layout(memoryview(head))
+
+
+def _layout(view: memoryview) -> _Layout:
+    """Read a header: dtype, order, shape, where the array begins and ends."""
     if view[:6] != _MAGIC or len(view) < 10:
         raise ValueError("not npy data (its magic number is missing)")
     width = 2 if view[6] == 1 else 4
@@ -35,12 +56,7 @@ def decode_npy(data: Buffer) -> Array:
     if start > min(len(view), _MAX_HEADER):
         raise ValueError(f"the npy header ends at byte {start}, beyond the data or {_MAX_HEADER} bytes")
     dtype, fortran, shape = _parse_header(view[6], bytes(view[8 + width : start]))
-    size = start + math.prod(shape) * dtype.itemsize
-    if size != len(view):
-        raise ValueError(f"its header promises {size} bytes ({dtype} {shape}), there are {len(view)}")
-    array: Array = np.ndarray(shape, dtype, view, start, order="F" if fortran else "C")
-    array.flags.writeable = False
-    return array
+    return dtype, "F" if fortran else "C", shape, start, start + math.prod(shape) * dtype.itemsize
 
 
 def encode_npy(value: Any) -> Buffer:

@@ -164,6 +164,7 @@ class Data:
         self.counts: Sequence[int] | None = None
         self.samples: int | None = None
         self.seekable = False
+        self.in_memory = False  # all of it, before anything is read
         self.digest = ""
         self.sample_bytes: float | None = None  # mean, as stored
         self.each_gives = 1  # samples made of one that is stored
@@ -252,6 +253,7 @@ def data_of_rows(rows: Iterable[Sample]) -> Data:
     data = Data(["-"], partial(_given, shard))
     data.count([shard.samples], None)
     data.seekable = shard.seekable
+    data.in_memory = isinstance(rows, list | tuple)
     data.digest = digest_of([("", None, shard.samples)])
     return data
 

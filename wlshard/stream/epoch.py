@@ -34,6 +34,7 @@ INDEX_BYTES = 16  # of a sample: where it lies, and what tells a key that comes 
 INDEX_TEXT_BYTES = 128  # of a sample, while its shard's index is parsed: three members take about 100
 REST_BYTES = 2**21  # threads, codecs: 1.5 MiB seen beside the above
 FAR_BYTES = 2**27  # a far store reads ahead as much (see store.ranges)
+HELD_SAMPLES = 64  # taken at a time of a list, whose samples are in memory
 DEPTH = 2  # windows read ahead, beyond the one that each lane holds
 
 
@@ -210,7 +211,8 @@ class Epoch:
         size = self.data.sample_bytes
         if self.data.seekable and self.plan.stride > 1:
             return 1  # what lies between this rank's (or worker's) batches is not read
-        return max(1, int(self.data.read_bytes / size) // self.plan.shape.batch) if size else 1
+        samples = int(self.data.read_bytes / size) if size else HELD_SAMPLES if self.data.in_memory else 1
+        return max(1, samples // self.plan.shape.batch)
 
 
 def share_of(samples: int, plan: Plan) -> Share:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from wlshard import seeds
@@ -13,6 +14,8 @@ from wlshard.sample import KEY, URL, Sample, choose
 
 Fields: TypeAlias = str | Sequence[str] | None
 Prepare: TypeAlias = Callable[[Sample], Any]
+
+_BYTES = memoryview, bytes, bytearray  # `memoryview | …` would be made anew at each call
 
 
 def parse_fields(fields: Fields) -> list[list[str]] | None:
@@ -43,17 +46,13 @@ def preparer(fields: Fields, decode: bool | str, *, channels_first: bool = False
     words = parse_fields(fields)
     if not isinstance(decode, bool | str):
         raise UsageError(f'decode={decode!r}: say True, False, or how images are decoded, such as "rgb"')
-    if decode is False:
-        value = _undecoded
-    else:
-        images = decode if isinstance(decode, str) else True
-
-        def value(sample: Sample, name: str) -> Any:
-            found = _decoded(sample, name, images)
-            return _channels_first(found) if channels_first and is_image(name) else found
-
+    value: Callable[[Sample, str], Any] = _undecoded
+    if decode is not False:
+        value = partial(_decoded, images=decode, channels_first=channels_first)
     if words is not None:
-        return lambda sample: tuple([value(sample, choose(sample, names)) for names in words])
+        return lambda sample: tuple(
+            [value(sample, n[0] if n[0] in sample else choose(sample, n)) for n in words]
+        )
     if decode is False:
         return lambda sample: {n: bytes(v) if type(v) is memoryview else v for n, v in sample.items()}
     return lambda sample: {name: value(sample, name) for name in sample}
@@ -64,12 +63,13 @@ def _undecoded(sample: Sample, name: str) -> Any:
     return bytes(value) if type(value) is memoryview else value
 
 
-def _decoded(sample: Sample, name: str, images: bool | str) -> Any:
+def _decoded(sample: Sample, name: str, images: bool | str, channels_first: bool) -> Any:
     data = sample[name]
-    if not isinstance(data, memoryview | bytes | bytearray) or name.startswith("__"):
+    if not isinstance(data, _BYTES) or name[:2] == "__":
         return data
     try:
-        return decoder(name, images)(data)
+        found = decoder(name, images)(data)
+        return _channels_first(found) if channels_first and is_image(name) else found
     except CodecError as error:
         error.key, error.url = sample.get(KEY), sample.get(URL)
         raise
