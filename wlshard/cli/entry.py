@@ -124,32 +124,43 @@ def run(name: str, argv: Sequence[str], body: Callable[[], int]) -> int:
     try:
         with ended_in_order():
             return body()
-    except click.UsageError as error:
-        if not _wants_json(argv) and error.ctx is not None:
-            print(error.ctx.get_usage(), file=sys.stderr)
-        said = error.format_message()
-        if "unexpected extra" in said:
-            said += ": quote names with * { or blanks, so that the shell leaves them to us"
-        return _tell_error(name, argv, UsageError(f"{said} (see {name} --help)"))
-    except click.ClickException as error:
-        return _tell_error(name, argv, UsageError(error.format_message()))
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
         drop_stdout()
         return 0  # who read has had enough
+    except click.ClickException as error:
+        said = error.format_message()
+        if isinstance(error, click.UsageError):
+            if not _wants_json(argv) and error.ctx is not None:
+                print(error.ctx.get_usage(), file=sys.stderr)
+            if "unexpected extra" in said:
+                said += ": quote names with * { or blanks, so that the shell leaves them to us"
+            said += f" (see {name} --help)"
+        ours: WlshardError = UsageError(said)
     except WlshardError as error:
-        return _tell_error(name, argv, error)
+        ours = error
     except Exception as error:  # noqa: BLE001  # one of the three places: see the design
-        if isinstance(error, OSError) and error.errno in _DISK and error.filename is None:
-            # Stores tell their errors themselves, with a name: a bare one is stdout, a file or a device.
+        ours = _ours(error)
+    return _tell_error(name, argv, ours)
+
+
+def _ours(error: Exception) -> WlshardError:
+    """Say an error that nobody raised on purpose as one of ours."""
+    if isinstance(error, OSError) and error.filename is None:
+        # Stores tell their errors themselves, with a name: a bare one is stdout, a file or a device.
+        if error.errno in _DISK:
             drop_stdout()
-            return _tell_error(
-                name, argv, StoreUnavailable(f"cannot write the output: {error.strerror}", url="-")
-            )
-        if isinstance(error, FileNotFoundError) and error.filename is None:
-            return _tell_error(name, argv, NotFound("the current folder is gone: cd to one that is there"))
-        return _tell_unexpected(name, argv, error)
+            return StoreUnavailable(f"cannot write the output: {error.strerror}", url="-")
+        if error.errno == errno.ENOENT:
+            return NotFound("the current folder is gone: cd to one that is there")
+    import traceback
+
+    traceback.print_exception(error)
+    about = (
+        f"unexpected: please report it with the lines above and wlshard {sys.modules['wlshard'].__version__}"
+    )
+    return WlshardError(f"{type(error).__name__}: {error} ({about})")
 
 
 def tell(name: str, result: Mapping[str, Any], text: str, *, as_json: bool) -> None:
@@ -190,14 +201,3 @@ def _tell_error(name: str, argv: Sequence[str], error: WlshardError) -> int:
     with suppress(OSError):  # a terminal that is closed: the exit code still tells
         print(text, file=sys.stderr, flush=True)
     return error.code
-
-
-def _tell_unexpected(name: str, argv: Sequence[str], error: Exception) -> int:
-    import traceback
-
-    traceback.print_exception(error)
-
-    about = f"{type(error).__name__}: {error}"
-    version = sys.modules["wlshard"].__version__
-    message = f"{about} (unexpected: please report it with the lines above and wlshard {version})"
-    return _tell_error(name, argv, WlshardError(message))

@@ -6,7 +6,6 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -99,10 +98,10 @@ def _throughput(
     open_loader = partial(Loader, urls, shuffle=shuffle, seed=seed, **settings)
     if sys.stderr.isatty():
         print(f"wl-test: about {seconds * (1 if vs is None else 2):.0f} s …", file=sys.stderr)
-    measured = measure(
+    found = measure(
         open_loader, seconds=seconds, steps=count, skip=skip, consumer_s=consumer_ms / 1e3, once="-" in urls
     )
-    found = asdict(measured) | {"batch": settings["batch_size"], "workers": settings["workers"]}
+    found |= {"batch": settings["batch_size"], "workers": settings["workers"]}
     if vs is not None:
         found["vs"] = _versus(urls, settings, shuffle, partial(open_loader, drop_last=True), seconds, count)
     return found

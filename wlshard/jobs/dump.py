@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from string import Formatter
 
 from wlshard.errors import GroupingError, UsageError
-from wlshard.jobs.chosen import Seen, Words
+from wlshard.jobs.chosen import Seen
 from wlshard.jobs.look import Numbered
 from wlshard.sample import KEY, URL, fields_of
 from wlshard.store.base import object_url
@@ -103,7 +104,9 @@ def dump(
     if not (tree.numbered or single):
         raise UsageError("this names all samples alike: put {key} or {index:06d} into the template")
     words = parse_fields(fields)
-    _check_fields(words or [])
+    for name in chain.from_iterable(words or []):
+        if name.startswith("__"):
+            raise UsageError(f"{name} is no field with bytes of its own: wl-extract -f {name} writes it")
     done, seen = Dumped(), Seen(words or [])
     for number, sample in samples:
         stored = stored_fields(sample)
@@ -116,10 +119,3 @@ def dump(
         done.samples += 1
     seen.check(done.samples)
     return done
-
-
-def _check_fields(words: Words) -> None:
-    for word in words:
-        for name in word:
-            if name.startswith("__"):
-                raise UsageError(f"{name} is no field with bytes of its own: wl-extract -f {name} writes it")

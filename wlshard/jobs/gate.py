@@ -60,26 +60,20 @@ class Gate:
 
 def log_waits(pool: str) -> Report:
     """Make a report that warns once for each time a generator waits or drops, and tells how long it took."""
-    state: dict[str, float] = {}
+    waited_s: float | None = None
+    dropped, told_at = 0, float("-inf")
 
     def report(progress: Progress) -> None:
-        if progress.waiting_s is not None:
-            if "waiting" not in state:
-                log.warning(
-                    "the write buffer of %s is full (%d samples): waiting for a rotation (wl-rotate %s)",
-                    pool, progress.buffered, pool,
-                )  # fmt: skip
-            state["waiting"] = progress.waiting_s
-        elif "waiting" in state:
-            log.warning("going on after %.0f s: %s has room again", state.pop("waiting"), pool)
-        if progress.dropped > state.get("dropped", 0):
-            now = clock.monotonic()
-            if now - state.get("told", -60.0) >= 60.0:  # said at once, then each minute
-                log.warning(
-                    "the write buffer of %s is full (%d samples): %d samples dropped so far",
-                    pool, progress.buffered, progress.dropped,
-                )  # fmt: skip
-                state["told"] = now
-            state["dropped"] = progress.dropped
+        nonlocal waited_s, dropped, told_at
+        full = f"the write buffer of {pool} is full ({progress.buffered} samples)"
+        if progress.waiting_s is not None and waited_s is None:
+            log.warning("%s: waiting for a rotation (wl-rotate %s)", full, pool)
+        elif progress.waiting_s is None and waited_s is not None:
+            log.warning("going on after %.0f s: %s has room again", waited_s, pool)
+        waited_s = progress.waiting_s
+        if progress.dropped > dropped and clock.monotonic() - told_at >= 60.0:  # at once, then each minute
+            log.warning("%s: %d samples dropped so far", full, progress.dropped)
+            told_at = clock.monotonic()
+        dropped = progress.dropped
 
     return report

@@ -48,20 +48,18 @@ class LocalEngine:
             threads.shutdown(cancel_futures=True)
 
     def _do(self, task: Task) -> Answer:
-        server = self._take()
+        with self._lock:
+            if self._closing:
+                raise WorkerDied("the engine is being closed")
+            server = self._idle.pop() if self._idle else self._start()
         answer = server.do(task)
         with self._lock:
             self._idle.append(server)
         return answer
 
-    def _take(self) -> _Server:
-        with self._lock:
-            if self._closing:
-                raise WorkerDied("the engine is being closed")
-            if not self._idle:
-                self._servers.append(_Server())
-                return self._servers[-1]
-            return self._idle.pop()
+    def _start(self) -> _Server:
+        self._servers.append(_Server())
+        return self._servers[-1]
 
     def close(self) -> None:
         """End all processes and wait for that. May be called twice."""
@@ -76,9 +74,7 @@ class LocalEngine:
             server.process.reap()
 
     def __enter__(self) -> Self:
-        for _ in range(min(self.parallel, os.cpu_count() or 1)):
-            self._servers.append(_Server())
-        self._idle += self._servers
+        self._idle = [self._start() for _ in range(min(self.parallel, os.cpu_count() or 1))]
         return self
 
     def __exit__(self, *_: object) -> None:

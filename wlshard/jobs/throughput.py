@@ -36,30 +36,6 @@ class Steps(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-@dataclass(frozen=True)
-class Throughput:
-    """What was measured. `share`: of the time of a step, by stage; they add up to 1.
-
-    first_sample_s: from making a loader to its first step, what is imported and indexes being there already;
-    cold_first_sample_s: of the very first one. p50_ms, p99_ms: what the consumer waited for a step.
-    measuring_share: of the time, that went into measuring itself.
-    """
-
-    samples_per_s: float
-    bytes_per_s: float
-    first_sample_s: float
-    p50_ms: float
-    p99_ms: float
-    share: Mapping[str, float]
-    verdict: str
-    because: str
-    samples: int
-    steps: int
-    seconds: float
-    cold_first_sample_s: float
-    measuring_share: float
-
-
 @dataclass
 class _Run:
     """Steps taken one after the other: the seconds in which the consumer waited, and in which it worked."""
@@ -78,7 +54,7 @@ def measure(
     skip: int | None = None,
     consumer_s: float = 0.0,
     once: bool = False,
-) -> Throughput:
+) -> dict[str, Any]:
     """Take steps from a loader, epoch after epoch, for so many seconds or steps, and tell where time went.
 
     skip: steps taken before, not counted (None: a tenth of the time); before those a loader of its own has
@@ -90,6 +66,10 @@ def measure(
     With workers it is for them, divided as their time is, or taking the step over (transport). Reading is
     storage as far as the reading thread is in the store, else tar. The store is timed by its requests,
     reading by windows, everything else by the step.
+
+    Gives `share`, of that time, by stage, and the `verdict`; `first_sample_s`, from making a loader to its
+    first step, what is imported and indexes being there already, `cold_first_sample_s` of the very first;
+    `p50_ms`, `p99_ms`, what the consumer waited; `measuring_share`, of the time, that measuring itself took.
     Errors: those of the Loader; NotFound: too few samples.
     """
     cold_s = None
@@ -143,28 +123,21 @@ def _counts(loader: Steps, cost: Cost) -> dict[str, float]:
     return {"samples": stats["samples"], "waited_s": stats["waited_s"], **reading}
 
 
-def _result(run: _Run, found: Mapping[str, float], first_s: float, cold_s: float) -> Throughput:
+def _result(run: _Run, found: Mapping[str, float], first_s: float, cold_s: float) -> dict[str, Any]:
     if not run.steps:
         raise NotFound("too few samples: all were used for the warm-up; measure more, or --skip fewer")
     seconds = run.waited_s + run.consumed_s
     share = {stage: spent / seconds for stage, spent in zip(STAGES, _spent(found, run), strict=True)}
     verdict, because = judge(share, seconds / run.steps)
     cuts = statistics.quantiles(run.waits, n=100) if run.steps > 1 else [run.waits[0]] * 99
-    return Throughput(
-        samples_per_s=found["samples"] / seconds,
-        bytes_per_s=found["store_bytes"] / seconds,
-        first_sample_s=first_s,
-        p50_ms=1e3 * cuts[49],
-        p99_ms=1e3 * cuts[98],
-        share=share,
-        verdict=verdict,
-        because=because,
-        samples=int(found["samples"]),
-        steps=run.steps,
-        seconds=seconds,
-        cold_first_sample_s=cold_s,
-        measuring_share=_own_cost(run.steps, found["store_requests"]) / seconds,
-    )
+    return {
+        "samples_per_s": found["samples"] / seconds, "bytes_per_s": found["store_bytes"] / seconds,
+        "first_sample_s": first_s, "p50_ms": 1e3 * cuts[49], "p99_ms": 1e3 * cuts[98],
+        "share": share, "verdict": verdict, "because": because,
+        "samples": int(found["samples"]), "steps": run.steps, "seconds": seconds,
+        "cold_first_sample_s": cold_s,
+        "measuring_share": _own_cost(run.steps, found["store_requests"]) / seconds,
+    }  # fmt: skip
 
 
 def _spent(found: Mapping[str, float], run: _Run) -> tuple[float, ...]:
