@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wlshard.codecs import decode
-from wlshard.errors import CodecError, NotFound, UsageError
+from wlshard.errors import NotFound, UsageError
 from wlshard.sample import KEY, URL
 from wlshard.shards.reader import read_samples
 from wlshard.stream.data import data_of_shards
+from wlshard.stream.lazy import LazySample
 from wlshard.stream.order import Line, Order, Shape, shape_of, shard_order
 
 Labels = npt.NDArray[np.int64]
@@ -41,12 +41,9 @@ def _values(url: str, field: str) -> Iterator[Any]:
         where = {"url": sample[URL], "key": sample[KEY]}
         if field not in sample:
             raise NotFound(f"no field {field!r}: name the one that holds the class with --field", **where)
+        value = LazySample(sample, images=False)[field]
         try:
-            value = decode(field, sample[field], False)
             hash(value)
-        except CodecError as error:
-            error.key, error.url = sample[KEY], sample[URL]
-            raise
         except TypeError:
             what = f"the field {field} holds {type(value).__name__}, no class"
             raise UsageError(f"{what}: name another with --field", **where) from None
