@@ -118,12 +118,12 @@ def _gathered(report: str | None, force: bool, as_json: bool) -> Gathered | None
     if report is None:
         return None
     from wlshard.report.gather import Gathered
-    from wlshard.shards.output import is_there
+    from wlshard.shards.output import refuse_there
 
     if report == "-" and as_json:
         raise UsageError("--html - and --json both want stdout: name a file for the page")
-    if not force and is_there(report):
-        raise UsageError("exists already: choose another name, or --force it to be replaced", url=report)
+    if not force:
+        refuse_there([report])
     return Gathered()
 
 

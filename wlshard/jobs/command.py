@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -67,22 +67,17 @@ def job_of(order: Order, on_error: OnError = "raise") -> ShardJob:
             re.compile(pattern or "")
         except re.error as error:
             raise UsageError(f"{pattern!r} is no regular expression: {error}") from error
-    return ShardJob([], "", "wlshard.jobs.command:command", asdict(order), on_error)
-
-
-def command(settings: Mapping[str, Any]) -> Callable[[Sample, int], list[Sample]]:
-    """Make the function of a sample from an order as JSON: the work of a shard job.
-
-    It changes the process's working folder, so it is for processes of an engine only.
-    """
-    return Command(Order(**settings))
+    return ShardJob([], "", "wlshard.jobs.command:Command", asdict(order), on_error)
 
 
 class Command:
-    """An order, ready to be carried out for one sample after the other."""
+    """An order, given as JSON, ready to be carried out for one sample after the other: work of a shard job.
 
-    def __init__(self, order: Order) -> None:
-        self._order = order
+    It changes the process's working folder, so it is for processes of an engine only.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._order = order = Order(**settings)
         self._argv = argv_of(order)
         self._environ = dict(os.environb)
         self._exclude = re.compile(order.exclude) if order.exclude else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,8 +13,8 @@ from wlshard.jobs.expression import Expression
 from wlshard.jobs.look import Numbered
 from wlshard.stream.fields import Fields, parse_fields
 
-_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-_UNSAFE = re.compile(r"[\\\x00-\x1f\x7f-\x9f]")
+_ESCAPED = {char: f"\\x{char:02x}" for char in (*range(32), *range(127, 160))}
+_ESCAPED |= {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
 
 
 def extract(
@@ -50,12 +49,7 @@ def _cell(value: Any) -> str:
         return b64encode(value).decode()
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         value = _as_json(value)
-    return _UNSAFE.sub(_escape, str(value))
-
-
-def _escape(found: re.Match[str]) -> str:
-    char = found[0]
-    return _ESCAPES.get(char) or f"\\x{ord(char):02x}"
+    return str(value).translate(_ESCAPED)
 
 
 def _as_json(value: Any) -> str:

@@ -81,7 +81,7 @@ def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+        if f"{name}.".startswith(f"{error.name}."):
             advice = "name it as Python imports it from here, or give the path of its .py file"
             raise NotFound(f"there is no module {name}: {advice}") from None
         raise
