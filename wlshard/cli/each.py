@@ -121,7 +121,8 @@ class _Shown:
 
     def __init__(self, every: int | None, verbose: bool, quiet: bool) -> None:
         self._every, self._verbose, self._quiet = every, verbose, quiet
-        self._bar = progress(" samples", hidden=quiet)
+        seen = sys.stderr.isatty() and not quiet
+        self._bar = progress(" samples") if seen else None  # tqdm takes 20 ms to import
         self._seen = self._told = 0
 
     def sample(self, made: Made) -> None:
@@ -133,13 +134,15 @@ class _Shown:
         for sample in made.samples if self._verbose else ():
             print(printable(sample["__key__"]), *map(printable, fields_of(sample)), file=sys.stderr)
         self._seen += 1
-        self._bar.update()
+        if self._bar is not None:
+            self._bar.update()
 
     def totals(self, total: Done) -> None:
         for failed in total.failed[self._told :]:
             self._tell(failed)
         self._told = len(total.failed)
-        self._bar.update(total.read - self._bar.n)
+        if self._bar is not None:
+            self._bar.update(total.read - self._bar.n)
 
     def _tell(self, failed: Mapping[str, Any]) -> None:
         if not self._quiet:
@@ -149,4 +152,5 @@ class _Shown:
             print(f"failed: {sample}{printable(url)}: {reason}", file=sys.stderr)
 
     def close(self) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()

@@ -173,17 +173,12 @@ def tell(name: str, result: Mapping[str, Any], text: str, *, as_json: bool) -> N
         print(f"{name}: {text}", file=sys.stderr)
 
 
-def progress(
-    unit: str, total: int | None = None, *, desc: str | None = None, of: Any = None, hidden: bool = False
-) -> Any:
+def progress(unit: str, total: int | None = None, *, desc: str | None = None, of: Any = None) -> Any:
     """Give a bar of tqdm's, which is drawn on a terminal only; it yields what it is `of`."""
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # no thread of its own
-    scale = unit == "B"
-    return tqdm(
-        of, desc, total, unit=unit, unit_scale=scale, unit_divisor=1024, disable=True if hidden else None
-    )
+    return tqdm(of, desc, total, unit=unit, unit_scale=unit == "B", unit_divisor=1024, disable=None)
 
 
 def _wants_json(argv: Sequence[str]) -> bool:

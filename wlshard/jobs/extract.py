@@ -36,15 +36,13 @@ def extract(
         if code is not None:
             code.value(sample)
         values = [None if name is None else sample[name] for name in seen.fields(sample)]
-        yield _as_json(dict(zip(names, values, strict=True))) if as_json else _as_tsv(values)
+        yield _as_json(dict(zip(names, values, strict=True))) if as_json else "\t".join(map(_cell, values))
     seen.check(count)
 
 
-def _as_tsv(values: list[Any]) -> str:
-    return "\t".join(["" if value is None else _cell(value) for value in values])
-
-
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bytes | bytearray | memoryview):
         return b64encode(value).decode()
     if isinstance(value, bool) or not isinstance(value, str | int | float):

@@ -96,7 +96,8 @@ def run_jobs(
     `heard` is told of each sample that is done in or through this process. The first job that fails ends the
     others.
     """
-    bound = any(map(_bound_here, jobs))
+    urls = {url for job in jobs for url in (job.output, *job.inputs)}
+    bound = any(url == STDOUT or url.startswith("memory://") for url in urls)  # this process's own
     stream = any(job.stream for job in jobs)  # has no samples to be given to others
     if processes is None or (stream and (bound or len(jobs) == 1)):
         yield from (run_here(job, heard) for job in jobs)
@@ -105,8 +106,3 @@ def run_jobs(
     else:
         tasks = (Task("wlshard.jobs.each:do_shard", asdict(job)) for job in jobs)
         yield from (Done(**answer.value) for answer in processes.run(tasks))
-
-
-def _bound_here(job: ShardJob) -> bool:
-    """Tell whether a job is read and written in this process: stdin, stdout and memory:// are its own."""
-    return any(url == STDOUT or url.startswith("memory://") for url in (job.output, *job.inputs))

@@ -68,13 +68,15 @@ def run(
         raise UsageError("name a pool: plain shards cannot be rotated", url=job.target)
     if job.cap is not None and job.cap < at:
         raise UsageError(f"a cap of {job.cap} stops the generators before the {at} of --at can be there")
+    # The URL is to mean the same in every folder.
+    url = os.path.abspath(local_path(job.target)) if is_local(job.target) else job.target
     with StopFlag() as stop:
 
         def hurry() -> bool:
             return stop.count > 1
 
         generators = Generators(job, parallel, gpus=gpus, hurry=hurry)
-        consumer = Consumer(command, {"WL_POOL": _everywhere(job.target)}, hurry=hurry)
+        consumer = Consumer(command, {"WL_POOL": url}, hurry=hurry)
         rotator = Rotator(Pool(job.target), Policy(at, pool_samples))
         course = _Course(generators, rotator, reuse, job.cap, show)
         consumer.require()
@@ -143,8 +145,3 @@ class _Course:
         due = not status.samples or status.reuse >= self.reuse
         self.rotator.turn(buffered=status.buffer.samples, rest=rest, rotate=due)
         self._emptied |= done and due
-
-
-def _everywhere(url: str) -> str:
-    """Give the URL such that it means the same in every folder."""
-    return os.path.abspath(local_path(url)) if is_local(url) else url

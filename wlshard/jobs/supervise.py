@@ -68,8 +68,9 @@ class Generators:
         grace_s: float = GRACE_S,
         hurry: Callable[[], bool] = lambda: False,
     ) -> None:
+        devices = [f"cuda:{gpu}" for gpu in gpus] or ["cpu"]
         self.workers = [
-            Worker(replace(job, samples=share, worker=i, workers=parallel, device=_device(gpus, i)))
+            Worker(replace(job, samples=share, worker=i, workers=parallel, device=devices[i % len(devices)]))
             for i, share in enumerate(shares(job.samples, parallel))
         ]
         self.restarts = 0
@@ -180,10 +181,6 @@ class Generators:
         told, worker.warned, before = str(error), str(error), worker.warned
         told = told.splitlines()[-1] if told == before else told  # one traceback is enough
         log.warning("%s\nstarting it anew in %g s (failure %d of %d)", told, pause, worker.failures, FAILURES)
-
-
-def _device(gpus: Sequence[str], worker: int) -> str:
-    return f"cuda:{gpus[worker % len(gpus)]}" if gpus else "cpu"
 
 
 def supervise(
