@@ -51,7 +51,7 @@ class _Taken:
         self._samples = samples
         self._images = images
         self._handed: WeakValueDictionary[int, LazySample] = WeakValueDictionary()
-        self._newest: LazySample | None = None
+        self.newest: LazySample | None = None
         self._error: WlshardError | None = None
         self._untold = 0
         self.number = -1
@@ -62,15 +62,11 @@ class _Taken:
             for number, sample in self._samples:
                 self.number, self.last = number, dict(sample)
                 self._untold += 1
-                self._newest = LazySample(sample, self._images, self._handed)
-                yield self._newest
+                self.newest = LazySample(sample, self._images, self._handed)
+                yield self.newest
         except WlshardError as error:
             self._error = error
             raise
-
-    def origin(self, result: Mapping[str, Any]) -> LazySample:
-        """Give a sample that knows whose values these are."""
-        return result if isinstance(result, LazySample) else self._newest or LazySample({})
 
     def made(self, samples: list[Sample]) -> Made:
         """Give these samples as made of all that were taken since the last call."""
@@ -92,7 +88,8 @@ def _run(function: Callable[[Any], Any], transform: Transform, taken: _Taken) ->
                 told = f"yielded {type(result).__name__}" + " without __key__" * isinstance(result, Mapping)
                 raise UserCodeError(f"{where()} {told}: yield samples, each with its own __key__")
             came = taken.last or {}
-            lazy = taken.origin(result)
+            # Whose values these are is known to any of the samples.
+            lazy = result if isinstance(result, LazySample) else taken.newest or LazySample({})
             samples = transform.made(lazy, result, result[KEY], lazy.get(URL))
             yield taken.made([encoded(sample, came) for sample in samples])
         yield from taken.finish()

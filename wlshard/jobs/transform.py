@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import CodeType
-from typing import Any
+from typing import Any, cast
 
 from wlshard.errors import NotFound, UsageError, UserCodeError, WlshardError
 from wlshard.jobs.each import OnError, ShardJob
@@ -34,10 +34,10 @@ class Recipe:
     images: bool | str = True
 
 
-def check(recipe: Recipe) -> None:
-    """Raise UsageError for no code, or some that does not compile; NotFound for a file that is not there.
+def job_of(recipe: Recipe, on_error: OnError = "raise") -> ShardJob:
+    """Give the job that applies a recipe to samples, all but inputs and output. Runs no code of the user's.
 
-    No code of the user's is run yet.
+    UsageError: no code, or some that does not compile; NotFound: a file that is not there.
     """
     if recipe.code is None and recipe.file is None and recipe.pipeline is None:
         raise UsageError("no code: give -c CODE, -l FILE or --pipeline FUNCTION")
@@ -47,21 +47,15 @@ def check(recipe: Recipe) -> None:
         from wlshard.codecs import decoder
 
         decoder("x.png", recipe.images)
-    if recipe.pipeline is not None:
-        from wlshard.jobs import pipeline
-
-        pipeline.check(recipe.pipeline)
     _codes(recipe)
+    if recipe.pipeline is None:
+        return ShardJob([], "", "wlshard.jobs.transform:transform", asdict(recipe), on_error)
+    from wlshard.jobs import pipeline
 
-
-def job_of(recipe: Recipe, on_error: OnError = "raise") -> ShardJob:
-    """Give the job that applies a recipe to samples, all but inputs and output. Errors: as `check`."""
-    check(recipe)
-    stream = recipe.pipeline is not None
-    if stream and on_error != "raise":
+    pipeline.check(recipe.pipeline)
+    if on_error != "raise":
         raise UsageError("a pipeline that has failed is over: --on-error does not go with --pipeline")
-    work = "wlshard.jobs.pipeline:pipeline" if stream else "wlshard.jobs.transform:transform"
-    return ShardJob([], "", work, asdict(recipe), on_error, stream=stream)
+    return ShardJob([], "", "wlshard.jobs.pipeline:pipeline", asdict(recipe), stream=True)
 
 
 def _codes(recipe: Recipe) -> tuple[list[CodeType], CodeType | None]:
@@ -72,7 +66,7 @@ def _codes(recipe: Recipe) -> tuple[list[CodeType], CodeType | None]:
 class Transform:
     """A recipe, ready to be applied: the precode and the file's own code run when it is made.
 
-    Errors: those of `check`; UserCodeError: that code fails.
+    Errors: those of `job_of`; UserCodeError: that code fails.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -85,7 +79,7 @@ class Transform:
                 exec(code, self.names)  # noqa: S102 — what it is for
         self._function = None if recipe.file is None else _transform_of(recipe.file)
 
-    def __call__(self, sample: Sample) -> list[Sample]:
+    def __call__(self, sample: Sample, _number: int) -> list[Sample]:
         """Give the samples that this one becomes, as they are to be stored: bytes, or values to encode.
 
         Takes the sample over. UserCodeError with the code's traceback, CodecError; each with key and url.
@@ -125,10 +119,9 @@ def _checked(lazy: LazySample, result: Any, key: str, number: int, count: int) -
     return stored
 
 
-def transform(settings: Mapping[str, Any]) -> Callable[[Sample, int], list[Sample]]:
+def transform(settings: Mapping[str, Any]) -> Transform:
     """Make the function of a sample from a recipe as JSON: the work of a shard job."""
-    apply = Transform(Recipe(**settings))
-    return lambda sample, _number: apply(sample)
+    return Transform(Recipe(**settings))
 
 
 def _transform_of(path: str) -> Callable[[Any], Any]:
@@ -137,5 +130,4 @@ def _transform_of(path: str) -> Callable[[Any], Any]:
     function = getattr(module, "transform", None)
     if not callable(function):
         raise UsageError("this file has no function transform(sample): define one", url=path)
-    made: Callable[[Any], Any] = function
-    return made
+    return cast("Callable[[Any], Any]", function)
