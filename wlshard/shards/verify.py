@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ LISTED = 1000  # faults of one shard; what comes after them is counted
 AWAY = NotFound, AccessDenied, StoreUnavailable
 NO_INDEX = "shards without an index"
 ODD_KEY = "keys that lead out of their folder, or are not printable"
-_PIECE_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 20
 
 Look = Callable[[Sample], bool]  # False: it has seen enough
 Progress = Callable[[int, int | None], object]  # bytes read so far, and of how many if that is known
@@ -177,7 +178,8 @@ def verify_shard(
     """List a shard's faults in `found`, which counts its samples. Raises only where it cannot be opened."""
     with ExitStack() as stack:
         reader = stack.enter_context(open_shard(url))
-        source = _Watched(reader, meter, sha256=sha256)
+        hasher = stack.enter_context(ThreadPoolExecutor(1, "wlshard-sha256")) if sha256 else None
+        source = _Watched(reader, meter, hasher)
         digest = ""
         try:
             _verify(source, url, found, look, stack, max_member_bytes)
@@ -222,21 +224,27 @@ def _verify(
 
 
 class _Watched:
-    """A source whose bytes are counted and hashed as they pass, while they are in the processor's cache."""
+    """A source whose bytes are counted and, by a thread of its own, hashed as they pass.
 
-    def __init__(self, reader: Reader, meter: Meter, *, sha256: bool) -> None:
+    That thread is at most two pieces behind; no piece is written to again while it looks at it.
+    """
+
+    def __init__(self, reader: Reader, meter: Meter, hasher: Executor | None) -> None:
         self.bytes = reader.bytes
         self.count = 0
-        self._reader, self._meter = reader, meter
-        self._hash = hashlib.sha256() if sha256 else None
+        self._reader, self._meter, self._hasher = reader, meter, hasher
+        self._hash = hashlib.sha256()
+        self._hashing: deque[Future[None]] = deque()
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
         view, filled = memoryview(target), 0
         while filled < len(view):
             piece = view[filled : filled + _PIECE_BYTES]
             count = self._reader.readinto(piece)
-            if self._hash is not None:
-                self._hash.update(piece[:count])
+            if self._hasher is not None:
+                self._hashing.append(self._hasher.submit(self._hash.update, piece[:count]))
+                if len(self._hashing) > 2:
+                    self._hashing.popleft().result()
             filled += count
             self._meter.add(count)
             if count < len(piece):
@@ -246,9 +254,10 @@ class _Watched:
 
     def digest(self) -> str:
         """Read what is left and give the digest of all in hex; "" if it was not asked for."""
-        if self._hash is None:
+        if self._hasher is None:
             return ""
-        block = bytearray(_PIECE_BYTES)
-        while self.readinto(block):
+        while self.readinto(bytearray(_PIECE_BYTES)):
             pass
+        while self._hashing:
+            self._hashing.popleft().result()
         return self._hash.hexdigest()
