@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 import pytest
 from clocks import Hand
@@ -95,6 +96,39 @@ def test_reuse_and_the_share_never_read_of_a_generation_are_the_truth(memory_url
     status = pool.status()
     assert (status.never_read, status.reuse) == (0.0, given.total() / 40)
     assert status.leases == ()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_reuse_of_each_shard_is_the_truth_whichever_generations_it_outlives(memory_url, seed):
+    draw, given, made, spread = rng("shards", seed), Counter(), 0, 0.0
+    pool = Pool(memory_url).create()
+    for _ in range(12):
+        count = 2 * draw.randrange(1, 15)  # even: two ranks share them without repeating one
+        seal(pool, range(made, made + count), shard_samples=6)
+        made += count
+        pool.rotate(pool_samples=draw.choice([0, 40, 100]))
+        if draw.random() < 0.7:
+            pool.retire()
+        epochs = draw.randrange(4)
+        for rank in range(2):
+            newest = f"{memory_url}@{pool.newest().generation}"
+            with Loader(newest, shuffle=6, seed=seed, rank=rank, world_size=2) as loader:
+                for _ in range(epochs):
+                    given.update(sample["__key__"] for sample in loader)
+        truth = {}
+        for shard in pool.newest().shards:
+            keys = keys_in(pool, shard.name)
+            truth[shard.name] = sum(given[key] for key in keys) / len(keys)
+        status = pool.status()
+        assert dict(status.shard_reuse) == pytest.approx(truth)
+        assert status.as_json()["shard_reuse"] == {
+            "min": pytest.approx(min(truth.values())),
+            "median": pytest.approx(median(truth.values())),
+            "max": pytest.approx(max(truth.values())),
+        }
+        spread = max(spread, max(truth.values()) - min(truth.values()))
+    assert pool.newest().floor > 0
+    assert spread > 2
 
 
 def test_the_rate_of_generators_counts_what_was_deleted_since(memory_url):

@@ -171,7 +171,7 @@ def _look(source: Resolved, survey: Survey, verified: Verification | None) -> di
         "fields",
         *(["shards", "samples", "bytes"] if source.generation is not None else []),
     ]
-    found = source.pool.status().as_json() | {name: inside[name] for name in names}
+    found = source.pool.status().as_json(each_shard=True) | {name: inside[name] for name in names}
     return found if source.generation is None else found | {"generation": source.generation}
 
 

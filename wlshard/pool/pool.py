@@ -255,16 +255,16 @@ class Pool:
         self.require()
         return pool_status(self)
 
-    def served_total(self, newest: Manifest) -> int:
-        """Count what all readers of all generations up to the newest were served."""
+    def served_since(self, newest: Manifest) -> dict[int, int]:
+        """Count what all readers were served of each generation from the newest's `floor` on."""
         noted = Counter[int]()
         for note in self._accounting.notes():
             noted[note.generation] += note.served
-        total = int(newest.stats.get("totals", {}).get("served", 0))
+        served = {}
         for generation in range(newest.floor, newest.generation + 1):
             stub = self._generations.stub(generation)
-            total += noted[generation] if stub is None else stub.served
-        return total
+            served[generation] = noted[generation] if stub is None else stub.served
+        return served
 
     def served(self, generation: int) -> list[Note]:
         """List what the readers of a generation noted."""

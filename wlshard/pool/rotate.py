@@ -157,6 +157,7 @@ def _plan(store: Store, parent: Manifest, stubs: list[Stub], policy: Policy) -> 
             "kept": kept._asdict(),
             "dropped": dropped._asdict(),
             **_history(parent, verdict.good, sum(stub.served for stub in stubs)),
+            **_reuse(parent, stubs, generation, kept.samples + promoted.samples, {s.promoted for s in old}),
         },
         created=clock.now(),
     )
@@ -180,6 +181,24 @@ def _history(parent: Manifest, promoted: Iterable[SealedShard], served: int) -> 
         "totals": {"promoted": totals["promoted"] + count, "served": totals["served"] + served},
         "sealed": sorted(item for item in sealed.items() if item[0] > since),
     }
+
+
+def _reuse(
+    parent: Manifest, stubs: Iterable[Stub], generation: int, samples: int, promoted: set[int]
+) -> dict[str, Any]:
+    """Carry on what tells how often each shard was served.
+
+    sizes: samples of each generation from `floor` on. reused: by the generation that promoted them, how often
+    the samples that are still there were served in generations below `floor`.
+    """
+    sizes = dict(parent.stats.get("sizes", [])) | {generation: samples}
+    reused = {number: times for number, times in parent.stats.get("reused", []) if number in promoted}
+    for stub in stubs:
+        if size := sizes.pop(stub.generation, 0):
+            for number in promoted:
+                if number <= stub.generation:
+                    reused[number] = reused.get(number, 0.0) + stub.served / size
+    return {"sizes": sorted(sizes.items()), "reused": sorted(reused.items())}
 
 
 def _keep(shards: Iterable[PoolShard], samples: int) -> list[PoolShard]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from wlshard.pool.accounting import WINDOW_S
@@ -13,6 +14,9 @@ from wlshard.pool.rotate import Count
 
 if TYPE_CHECKING:
     from wlshard.pool.pool import Pool
+
+
+_SPREAD: dict[str, Callable[[list[float]], float]] = {"min": min, "median": median, "max": max}
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,9 @@ class PoolStatus:
     this share of them was not served in it yet. None: not known, for the read pool is empty.
 
     Of the pool's whole life: `sealed_total` good samples, `promoted_total` of them promoted; `served_total`
-    counts each time that one was given to a consumer, `reuse_total` is that for each one promoted.
+    counts each time that one was given to a consumer, `reuse_total` is that for each one promoted;
+    `shard_reuse`: how often the samples of each shard of the read pool were served so far, in all
+    generations that named it. A whole epoch serves each once, a part of one counts as its share of all.
     """
 
     pool: str
@@ -46,11 +52,14 @@ class PoolStatus:
     promoted_total: int
     served_total: int
     reuse_total: float
+    shard_reuse: tuple[tuple[str, float], ...]
     set_aside: int
     leases: tuple[dict[str, Any], ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, *, each_shard: bool = False) -> dict[str, Any]:
         """Give what `wl-info --json` prints of a pool; `fields` is left for who looks into shards."""
+        times = [reuse for _, reuse in self.shard_reuse]
+        reuse = {name: of(times) if times else None for name, of in _SPREAD.items()}
         return {
             "kind": "pool",
             "pool": self.pool,
@@ -60,6 +69,7 @@ class PoolStatus:
             "fields": {},
             **vars(self),
             "buffer": self.buffer._asdict(),
+            "shard_reuse": reuse | ({"shards": self.shard_reuse} if each_shard else {}),
             "leases": list(self.leases),
         }
 
@@ -72,9 +82,10 @@ def pool_status(pool: Pool) -> PoolStatus:
     buffer = list(waiting(listed, newest))
     now = pool.store.now()
     notes = pool.served(newest.generation)
-    served, served_total = sum(note.served for note in notes), pool.served_total(newest)
+    served, served_since = sum(note.served for note in notes), pool.served_since(newest)
     oldest = min((shard.mtime for shard in listed if shard.name in first), default=None)
-    promoted = int(newest.stats.get("totals", {}).get("promoted", 0))
+    totals = newest.stats.get("totals", {"promoted": 0, "served": 0})
+    promoted, served_total = int(totals["promoted"]), int(totals["served"]) + sum(served_since.values())
     recent = sum(count for second, count in newest.stats.get("sealed", ()) if now - second <= WINDOW_S)
     recent += sum(shard.samples for shard in buffer if now - shard.mtime <= WINDOW_S)
     return PoolStatus(
@@ -94,6 +105,7 @@ def pool_status(pool: Pool) -> PoolStatus:
         promoted_total=promoted,
         served_total=served_total,
         reuse_total=served_total / promoted if promoted else 0.0,
+        shard_reuse=_shard_reuse(newest, served_since),
         set_aside=len(newest.quarantined),
         leases=tuple(
             {"generation": one.generation, "holder": one.holder, "pin": one.pin, "left_s": one.left_s(now)}
@@ -111,3 +123,16 @@ def _firsts(shards: Iterable[PoolShard]) -> set[str]:
         if place < first.setdefault(writer, place):
             first[writer] = place
     return {name for _, name in first.values()}
+
+
+def _shard_reuse(newest: Manifest, served: Mapping[int, int]) -> tuple[tuple[str, float], ...]:
+    """Add up what each generation that named a shard served: all from the one that promoted it."""
+    sizes, reused = dict(newest.stats.get("sizes", [])), dict(newest.stats.get("reused", []))
+    since, times = dict[int, float](), 0.0
+    for generation in sorted(served, reverse=True):
+        times += served[generation] / sizes[generation] if sizes.get(generation) else 0.0
+        since[generation] = times
+    return tuple(
+        (shard.name, reused.get(shard.promoted, 0.0) + since.get(shard.promoted, times))
+        for shard in newest.shards
+    )

@@ -51,6 +51,10 @@ def screen(state: dict[str, Any]) -> Iterator[str]:
     yield _row(
         "reuse", f"{state['reuse']:,.2f}", "", f"of this generation; {state['reuse_total']:.2f} in all"
     )
+    if state["shards"]:
+        shard = state["shard_reuse"]
+        spread = f"{shard['min']:.2f}–{shard['max']:.2f}, by shard"
+        yield _row("reuse so far", f"{shard['median']:,.2f}", "", spread)
     yield _row("served", f"{state['served']:,}", "", f"of this generation; {state['served_total']:,} in all")
     yield _row("never read", "–" if unread is None else f"{unread:.0%}", _bar(unread or 0.0, 1.0), "")
     yield _row(

@@ -34,7 +34,7 @@ def told(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _pool_lines(found: dict[str, Any]) -> Iterator[str]:
-    buffer, age = found["buffer"], found["oldest_age_s"]
+    buffer, age, shard = found["buffer"], found["oldest_age_s"], found["shard_reuse"]
     yield f"generation {found['generation']} of the pool {printable(found['pool'])}"
     yield f"write buffer: {counted(buffer['samples'], 'sample')} in {counted(buffer['shards'], 'shard')}"
     yield (
@@ -42,6 +42,11 @@ def _pool_lines(found: dict[str, Any]) -> Iterator[str]:
         f"reuse {found['reuse']:.2f}, oldest {'–' if age is None else f'{age:.0f} s'}, "
         f"trainers waited {found['waited_s']:.1f} s"
     )
+    if found["shards"]:
+        yield (
+            f"reuse of a shard so far: {shard['min']:.2f} at least, {shard['median']:.2f} in the middle, "
+            f"{shard['max']:.2f} at most"
+        )
 
 
 def _verified(found: dict[str, Any]) -> Iterator[str]:
