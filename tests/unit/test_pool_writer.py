@@ -9,7 +9,7 @@ import shutil
 import traceback
 
 import pytest
-from pools import keys_in, keys_of, names_of
+from pools import WRITER_A, Interrupting, keys_in, keys_of, names_of, tar_of
 
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError
 from wlshard.pool import names, seal
@@ -122,6 +122,22 @@ def test_a_seal_that_failed_is_tried_again_under_the_same_name(pool, kind, lost)
     assert len(published) == 1
     assert [shard.name for shard in pool.buffer()] == [name.removeprefix("shards/") for name in published]
     assert list(pool.store.drafts()) == []
+
+
+def test_an_index_that_is_swept_while_it_is_compared_is_put_again(pool):
+    """By a sweep that has just deleted the shard, which an earlier try had made visible."""
+
+    shard = ShardName(WRITER_A, 1, 1, hashlib.sha256(tar_of("a")).hexdigest()[:32])
+    index, data = f"shards/{shard}".removesuffix(".tar") + ".idx", b"v1.2 1\n"
+    store = Interrupting(
+        pool.store, lambda operation: operation.kind == "read", lambda: pool.store.delete(index)
+    )
+    pool.store.create(index, data)
+    with store.draft("shards/scratch") as draft:
+        draft.write([tar_of("a")])
+        assert seal.seal(store, draft, shard, draft.bytes, data)
+    assert pool.store.read(index) == data
+    assert store.actor is None
 
 
 def test_a_name_taken_by_other_bytes_makes_a_new_writer(pool, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from wlshard.errors import GroupingError, NotFound, StoreUnavailable
@@ -27,14 +28,23 @@ def seal(store: Store, draft: Draft, name: ShardName, size: int, index: Buffer) 
     sealed = _present(store, tar, name, size)  # by an earlier try whose reply was lost, or by a salvager
     if sealed is None:
         draft.sync()
-        beside = index_name(tar)
-        if not store.create(beside, index) and store.read(beside) != index:
+        if not _put_index(store, index_name(tar), index):
             return False
         sealed = draft.publish(tar) or bool(_present(store, tar, name, size))
     if sealed:
         store.sync(SHARDS)
         draft.discard()
     return sealed
+
+
+def _put_index(store: Store, name: str, index: Buffer) -> bool:
+    """Put an index, or find it there. False: there is another."""
+    if store.create(name, index):
+        return True
+    with suppress(NotFound):
+        return store.read(name) == index
+    # Swept in between, after a shard that an earlier try made visible.
+    return store.create(name, index) or store.read(name) == index
 
 
 def _present(store: Store, tar: str, name: ShardName, size: int) -> bool | None:
