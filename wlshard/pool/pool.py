@@ -72,11 +72,12 @@ class Pool:
             raise UsageError("names a generation, and those never change: name the pool", url=self.url)
         new = {"format": FORMAT, "pool": os.urandom(16).hex(), "keep": keep}
         data = json.dumps(new, indent=1).encode() + b"\n"
-        if self.store.create(SETTINGS, data):
-            # The second create of one name must fail, or two rotations at once could both commit.
-            if self.store.create(SETTINGS, data) or not self.store.can.create:
-                log.warning("%s has no atomic create-if-absent: run one wl-rotate at a time", self.url)
-            self.store.sync("")
+        # The second create of one name must fail, or two rotations at once could both commit.
+        if self.store.create(SETTINGS, data) and (
+            self.store.create(SETTINGS, data) or not self.store.can.create
+        ):
+            log.warning("%s has no atomic create-if-absent: run one wl-rotate at a time", self.url)
+        self.store.sync("")  # though another has made it: that one may have died before this
         self._open()
         return self
 

@@ -142,8 +142,8 @@ def fix_schema(store: Store, learnt: Schema) -> Schema:
     """Make what was learnt the pool's schema, unless it has one; give it. GroupingError: that is another."""
     if learnt.fixed:
         return learnt
-    if store.create(SCHEMA, learnt.encode()):
-        store.sync("")
+    store.create(SCHEMA, learnt.encode())
+    store.sync("")  # though another has made it: that one may have died before this
     schema = read_schema(store)
     if not schema.takes(learnt):
         raise difference(schema, learnt)

@@ -115,6 +115,7 @@ class SealingTarget:
         """Give the writer id of this process, made at first need; dead writers are salvaged then."""
         if self.writer is None or self._pid != os.getpid():
             self.pool.salvage()
-            self.writer, self._pid, self._seq = new_writer(), os.getpid(), 1
             self._schema = Schema() if self._any else read_schema(self.pool.store)
+            self.pool.store.sync("")  # who made pool and schema may have died before this
+            self.writer, self._pid, self._seq = new_writer(), os.getpid(), 1
         return self.writer

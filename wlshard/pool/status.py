@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wlshard.pool.accounting import WINDOW_S
 from wlshard.pool.buffer import sealed_shards, waiting
-from wlshard.pool.manifest import NO_GENERATION, PoolShard
+from wlshard.pool.manifest import NO_GENERATION, Manifest, PoolShard
 from wlshard.pool.rotate import Count
 
 if TYPE_CHECKING:
