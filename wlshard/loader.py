@@ -43,6 +43,7 @@ def samples(
     timeout_s: float = 600,
     cache_dir: str | None = None,
     cache_bytes: int | None = None,
+    allow_pipe: bool | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Iterable[Any]:
     """Iterate over samples in order: shards as listed, samples as they lie in them; each `iter()` anew.
@@ -50,7 +51,7 @@ def samples(
     Dicts of fields with `__key__` and `__url__`, or tuples with `fields="jpg;png cls"`. `decode=False` leaves
     bytes; a name such as "rgb" says how images are decoded. Streams: holds two blocks of a shard (1 MiB, or
     its largest member). Of a pool, the newest generation at each `iter()`, waited for up to `timeout_s` while
-    it is empty. `cache_dir`, `cache_bytes`, `storage_options`: as for the Loader. Errors: NotFound, TarError,
+    it is empty. `cache_dir` to `storage_options`: as for the Loader. Errors: NotFound, TarError,
     GroupingError, CodecError, PoolStarved, TooManyBadSamples.
     """
 
@@ -58,7 +59,7 @@ def samples(
         follower = partial(Follower, follow=False, timeout_s=timeout_s)
         return find_feed(source, None, on_error, follower).rows(on_error, copy=decode is False)
 
-    use_options(storage_options, cache_dir=cache_dir, cache_bytes=cache_bytes)
+    use_options(storage_options, cache_dir=cache_dir, cache_bytes=cache_bytes, allow_pipe=allow_pipe)
     seconds("timeout_s", timeout_s)
     prepare = preparer(fields, decode) if fields is not None or decode is not False else None
     return Prepared(rows, prepare, on_error)
@@ -127,6 +128,7 @@ class Loader:
             while they are read, so many bytes in all, by all processes of this machine; those used longest
             ago make room. How all of this process reads from now on. 0: nothing is kept.
         timeout_s: how long an empty pool, or (10 s at least) a worker that gives nothing, is waited for.
+        allow_pipe: lets the shell commands of `pipe:` URLs be run; by all of this process from now on.
         http_proxy, storage_options: how stores are reached, by all of this process from now on.
         pin: a name, one for all ranks, that keeps a pool's last two generations read for 7 days, to resume.
         resume: of a state whose generation is gone: "fail" is a CursorMismatch, "advance" begins its epoch
@@ -172,10 +174,12 @@ class Loader:
         pin: str | None = None,
         resume: str = "fail",
         job: str | None = None,
+        allow_pipe: bool | None = None,
         http_proxy: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        use_options(storage_options, http_proxy=http_proxy, cache_dir=cache_dir, cache_bytes=cache_bytes)
+        caching = {"cache_dir": cache_dir, "cache_bytes": cache_bytes}
+        use_options(storage_options, http_proxy=http_proxy, allow_pipe=allow_pipe, **caching)
         recipe = Recipe(
             fields,
             decode,

@@ -19,6 +19,7 @@ from servers import WebServer
 
 from wlshard import Loader, ShardWriter, samples
 from wlshard.errors import NotFound, StoreUnavailable, WlshardError
+from wlshard.shards.access import ShardAccess
 from wlshard.store import cached, options
 from wlshard.store.cache import BLOCK_BYTES
 
@@ -112,6 +113,8 @@ def test_an_epoch_in_another_order_comes_from_the_cache(
             got = [int(label) for batch, data in loader for label in batch if data[0][0] is not None]
             assert sorted(got) == list(range(SAMPLES))
             assert bool(asked(door)) == (epoch == 0)
+            if epoch and not workers:
+                assert not [path for _, path, _ in door.requests if path.endswith(".tar")]
 
 
 def test_the_first_sample_does_not_wait_for_the_shard(
@@ -165,6 +168,15 @@ def test_a_reader_killed_while_it_fills_leaves_nothing_half(
     assert labels(f"{door.url}/{shards}", **cache) == list(range(SAMPLES))
 
 
+def test_a_block_that_a_power_cut_has_shortened_is_fetched_again(
+    door: FaultyServer, shards: str, cache: dict[str, object]
+) -> None:
+    labels(f"{door.url}/{shards}", **cache)
+    for number, block in enumerate(Path(str(cache["cache_dir"])).glob("shards/*/*")):
+        os.truncate(block, 1000 * number)
+    assert labels(f"{door.url}/{shards}", **cache) == list(range(SAMPLES))
+
+
 def test_processes_read_and_fill_at_the_same_time_within_the_bound(
     door: FaultyServer, shards: str, cache: dict[str, object]
 ) -> None:
@@ -184,12 +196,12 @@ def test_what_was_used_longest_ago_makes_room(
 ) -> None:
     cache["cache_bytes"] = 5 * BLOCK_BYTES
     often, once = f"{door.url}/cached/x-000000.tar", f"{door.url}/cached/x-00000%d.tar"
-    for number in (1, 2, 3):
-        labels(often, **cache)
-        labels(once % number, **cache)
-    door.requests.clear()
     labels(often, **cache)
-    assert not asked(door)
+    for number in (1, 2, 3):
+        labels(once % number, **cache)
+        door.requests.clear()
+        labels(often, **cache)
+        assert not asked(door)
     labels(once % 1, **cache)
     assert asked(door)
 
@@ -210,6 +222,22 @@ def test_a_changed_object_is_read_anew_and_never_mixed(nginx: WebServer, cache: 
     (folder / "x-000001.tar").unlink()
     with pytest.raises(NotFound):
         labels(url, **cache)
+
+
+def test_who_begins_again_after_a_change_sees_what_is_there_now(
+    nginx: WebServer, cache: dict[str, object]
+) -> None:
+    write(nginx.folder / "again")
+    options.use_options(None, **cache)
+    shard = nginx.folder / "again" / "x-000000.tar"
+    with ShardAccess(f"{nginx.url}/again/x-000000.tar") as access:
+        assert access.read(1, 1)[0]["cls"] == b"1"
+        shard.write_bytes(shard.read_bytes().replace(b"\1" * SAMPLE_BYTES, b"x" * SAMPLE_BYTES))
+        os.utime(shard, (1, 1))
+        assert access.read(1, 1)[0]["bin"] == b"\1" * SAMPLE_BYTES  # within a minute, and all of it is here
+        with pytest.raises(StoreUnavailable, match="changed"):
+            access.read(SAMPLES // SHARDS - 1, 1)
+        assert access.read(1, 1)[0]["bin"] == b"x" * SAMPLE_BYTES
 
 
 @pytest.fixture

@@ -100,23 +100,28 @@ def command(
         settings = {"help_option_names": ["-h", "--help"]}
         make = click.command(name, cls=Command, example=example, bare=bare or {}, context_settings=settings)
         made = make(function)
-        made.params.append(_storage_options())
+        made.params.extend(_store_options())
         return made
 
     return decorate
 
 
-def _storage_options() -> click.Option:
-    def use(_: click.Context, __: click.Parameter, value: str | None) -> None:
-        if value is not None:
+def _store_options() -> list[click.Option]:
+    def use(_: click.Context, param: click.Parameter, value: str | bool | None) -> None:
+        if value:
             from wlshard.store.options import parse_options, use_options
 
-            use_options(parse_options(value))
+            use_options({str(param.name): True} if value is True else parse_options(str(value)))
 
-    about = "For gs:// and s3://: anon=true,endpoint_url=…, requester_pays, project, profile …, or JSON."
-    return click.Option(
-        ["--storage-options"], metavar="K=V,…", callback=use, expose_value=False, is_eager=True, help=about
+    about = (
+        "For gs://, s3://, ais://: anon=true,endpoint_url=…, requester_pays, project, profile …, or JSON; "
+        "cache_bytes=50G,cache_dir=… keeps what is read from afar."
     )
+    common: dict[str, Any] = {"callback": use, "expose_value": False, "is_eager": True}
+    return [
+        click.Option(["--storage-options"], metavar="K=V,…", help=about, **common),
+        click.Option(["--allow-pipe"], is_flag=True, help="Run the commands of pipe: URLs.", **common),
+    ]
 
 
 def run(name: str, argv: Sequence[str], body: Callable[[], int]) -> int:

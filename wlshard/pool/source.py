@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # where shards are named, pools are not loaded: that would ta
     from wlshard.pool.pool import Pool
 
 # Nothing that looks like this is asked for a pool: one request less where shards lie on a web server.
-_SHARDS = re.compile(r"-|.*(::|[{}*?]|\.(tar|tgz|json|idx)(\.\w+)?$)", re.DOTALL)
+_SHARDS = re.compile(r"-|pipe:.*|.*(::|[{}*?]|\.(tar|tgz|json|idx)(\.\w+)?$)", re.DOTALL)
 
 
 @dataclass(frozen=True)

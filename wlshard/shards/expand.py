@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from wlshard.errors import NotFound, UsageError
 from wlshard.shards.braces import expand_braces, expand_count
-from wlshard.store.connect import connect, is_local, local_path, locate
+from wlshard.store.connect import connect, is_local, is_pipe, local_path, locate
 
 Source: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 
@@ -21,7 +21,8 @@ def expand(source: Source) -> list[str]:
 
     `x-{0000..0147}.tar`, `x-{a,b}.tar`, `x-@000148.tar` (the same as 000000 … 000147), `a.tar::b.tar`, a glob
     or a folder (its `*.tar*`) where the store can list, a wids JSON index (its urls relative to it), `-` for
-    stdin, or a list of all these. A local file that is there under the whole name is just that file.
+    stdin, `pipe:COMMAND` where that is allowed, or a list of all these. A local file that is there under the
+    whole name is just that file.
     NotFound: a glob, a folder or a list without a shard. UsageError: a range, a brace or an index that makes
     no sense. Names that come from braces are not looked for: opening them does that.
     """
@@ -46,7 +47,7 @@ def _expand_text(text: str) -> Iterator[str]:
             yield from _expand_text(part)
     else:
         for url in expand_braces(text):
-            for one in expand_count(url):
+            for one in [url] if is_pipe(url) else expand_count(url):
                 yield from _look(one)
 
 
@@ -72,7 +73,9 @@ def _is_file(text: str) -> bool:
 def _look(url: str) -> Iterator[str]:
     """Give what a single name stands for: a glob's or a folder's shards, an index's, or itself."""
     local = is_local(url)
-    if local and os.path.isdir(local_path(url)):
+    if is_pipe(url):
+        yield url
+    elif local and os.path.isdir(local_path(url)):
         yield from _list_folder(url)
     elif url.endswith(".json"):
         yield from _read_list(url)
@@ -142,5 +145,7 @@ def _read_list(url: str) -> list[str]:
         ) from error
     if not shards or not all(isinstance(shard, str) and shard for shard in shards):
         raise UsageError("this wids index lists no shard, or one without a url", url=url)
+    if any(shard[:5].lower() == "pipe:" for shard in shards):
+        raise UsageError("a list may not name commands to be run: name them yourself", url=url)
     folder = url[: url.rfind("/") + 1]
     return [shard if "://" in shard or shard.startswith("/") else folder + shard for shard in shards]

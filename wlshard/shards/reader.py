@@ -18,7 +18,7 @@ from wlshard.shards.watch import watched
 from wlshard.store.base import Reader
 from wlshard.store.cache import cache_for
 from wlshard.store.cached import open_cached
-from wlshard.store.connect import is_local, local_path, locate
+from wlshard.store.connect import is_local, is_pipe, local_path, locate
 from wlshard.tar.blocks import blocks_of_this_thread
 from wlshard.tar.compression import plain
 from wlshard.tar.feed import Source
@@ -86,7 +86,7 @@ def open_shard(url: str, start: int = 0, *, cached: bool = False) -> Reader:
 
 def in_turn(urls: Sequence[str]) -> AbstractContextManager[None]:
     """Inside the block, begin shards that are far away before the one that is read before them has ended."""
-    if all(url == "-" or is_local(url) or cache_for(url) for url in urls):
+    if any(url == "-" or is_local(url) or is_pipe(url) or cache_for(url) for url in urls):
         return nullcontext()
     from wlshard.store.ranges import reading_in_turn
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias
 
-from wlshard.errors import UsageError
+from wlshard.errors import AccessDenied, UsageError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -98,6 +98,24 @@ class Draft(AbstractContextManager["Draft", None], Protocol):
     def abandon(self) -> None:
         """Let go of the scratch and leave it lying, as a process that dies does, for `drafts` to list."""
         ...
+
+
+class ReadOnly:
+    """What a store that is for reading answers to all else. `advice`: where to write instead."""
+
+    url: str
+    advice: ClassVar[str]
+
+    def drafts(self, prefix: str = "") -> Iterator[Entry]:
+        return iter(())
+
+    def reopen(self, name: str) -> None:
+        return None
+
+    def _refuse(self, name: str, *_: object) -> NoReturn:
+        raise AccessDenied(self.advice, url=object_url(self.url, name))
+
+    put = create = draft = drop = delete = sync = _refuse
 
 
 class Store(Protocol):

@@ -62,10 +62,9 @@ class Cache:
         with self._turned_off_by_errors(), suppress(FileNotFoundError):
             fd = os.open(_path(place, number), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                if os.fstat(fd).st_size == len(target):  # after a power cut it may be shorter
-                    count = os.readv(fd, [target])
-                    with suppress(PermissionError):  # another user's
-                        os.utime(fd)
+                count = os.readv(fd, [target])  # after a power cut it may be shorter
+                with suppress(PermissionError):  # another user's
+                    os.utime(fd)
             finally:
                 os.close(fd)
         return count == len(target)
@@ -121,7 +120,7 @@ class Cache:
                 for file in files:
                     found = file.stat()
                     forgotten = "." in file.name and found.st_mtime < dead
-                    held.append((0.0 if forgotten else found.st_mtime, found.st_size, file.path))
+                    held.append((0 if forgotten else found.st_mtime_ns, found.st_size, file.path))
         held.sort()
         used = sum(size for _, size, _ in held)
         for used_at, size, path in held:

@@ -10,6 +10,7 @@ from wlshard.errors import UsageError
 from wlshard.store.base import Buffer, Store
 from wlshard.store.local import LocalStore
 from wlshard.store.memory import MemoryStore
+from wlshard.store.options import option
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SUPPORTED = "a plain path, file://, memory://, http(s)://, gs://, s3://"
@@ -24,6 +25,8 @@ def connect(url: str) -> Store:
     if scheme in ("", "file"):
         path = local_path(url)
         return LocalStore(path.rstrip("/") or "/", path)
+    if scheme == "pipe":
+        raise UsageError("a command's output is one shard: it stands for no folder", url=url)
     if scheme == "memory":
         return MemoryStore(url.rstrip("/"))
     if scheme in ("http", "https"):
@@ -45,6 +48,10 @@ def connect(url: str) -> Store:
 
 def locate(url: str) -> tuple[Store, str]:
     """Give the store of an object's folder and the object's name in it. Does no I/O."""
+    if is_pipe(url):
+        from wlshard.store.pipe import PipeStore
+
+        return PipeStore(), url[5:]
     path = url
     if _scheme(url) in ("http", "https"):
         path = re.split(r"[?#]", url, maxsplit=1)[0]  # a query may hold slashes of its own
@@ -64,6 +71,11 @@ def is_local(url: str) -> bool:
     return _scheme(url) in ("", "file")
 
 
+def is_pipe(url: str) -> bool:
+    """Tell a command's output. UsageError: it is one, and nobody has allowed to run it."""
+    return _scheme(url) == "pipe"
+
+
 def local_path(url: str) -> str:
     """Give the path of a plain path or file:// URL."""
     if _scheme(url) == "":
@@ -75,11 +87,13 @@ def local_path(url: str) -> str:
 
 
 def _scheme(url: str) -> str:
-    found = _SCHEME.match(url)
-    if found:
+    if url[:5].lower() == "pipe:":
+        if not option("pipe", "allow_pipe"):
+            advice = "this would run a command: allow it by --allow-pipe, or allow_pipe=True"
+            raise UsageError(advice, url=url)
+        return "pipe"
+    if found := _SCHEME.match(url):
         return found[1].lower()
-    if url.startswith("pipe:"):
-        raise UsageError(f"pipe: would run a command, which is not supported: use {_SUPPORTED}", url=url)
     if not url:
         raise UsageError(f"an empty URL: name {_SUPPORTED}")
     return ""

@@ -6,11 +6,11 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from wlshard import clock
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError
-from wlshard.store.base import Capabilities, Entry, check_name, object_url, read_whole
+from wlshard.store.base import Capabilities, Entry, ReadOnly, check_name, object_url, read_whole
 from wlshard.store.options import foreign_options
 
 
@@ -38,10 +38,11 @@ class ForeignReader:
         self.close()
 
 
-class ForeignStore:
+class ForeignStore(ReadOnly):
     """Objects below one URL of a scheme that fsspec knows. UsageError: it does not, or needs a package."""
 
     can = Capabilities(write=False, list=True, create=False, shared=True, local=False)
+    advice = "this scheme is for reading: write to a folder, gs:// or s3://"
 
     def __init__(self, url: str) -> None:
         from fsspec import get_filesystem_class
@@ -92,23 +93,11 @@ class ForeignStore:
         with errors_of(object_url(self.url, name)):
             return _entry(name, files.info(root + name))
 
-    def drafts(self, prefix: str = "") -> Iterator[Entry]:
-        return iter(())
-
-    def reopen(self, name: str) -> None:
-        return None
-
     def now(self) -> float:
         return clock.now()
 
     def path(self, name: str) -> None:
         return None
-
-    def _refuse(self, name: str, *_: object) -> NoReturn:
-        advice = "this scheme is for reading: write to a folder, gs:// or s3://"
-        raise AccessDenied(advice, url=object_url(self.url, name))
-
-    put = create = draft = drop = delete = sync = _refuse
 
 
 @contextmanager

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from email.utils import parsedate_to_datetime
-from typing import NoReturn
 
 from wlshard import clock
-from wlshard.errors import AccessDenied, StoreUnavailable, UsageError
-from wlshard.store.base import Capabilities, Entry, object_url
+from wlshard.errors import StoreUnavailable, UsageError
+from wlshard.store.base import Capabilities, Entry, ReadOnly
 from wlshard.store.far import FarStore
 from wlshard.store.patience import Patience
 from wlshard.store.stream import Get
@@ -20,10 +19,11 @@ def ranged(start: int, end: int | None) -> dict[str, str]:
     return {"range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
 
 
-class HttpStore(FarStore):
+class HttpStore(ReadOnly, FarStore):
     """Objects below one http:// or https:// URL. Servers do not list, so nothing here does."""
 
     can = Capabilities(write=False, list=False, create=False, shared=True, local=False)
+    advice = "http(s) is for reading: write to a folder"
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         super().__init__(url)
@@ -54,21 +54,10 @@ class HttpStore(FarStore):
             answer = send("GET", url, timeout_s=self.timeout_s)
         return checked(answer)
 
-    def drafts(self, prefix: str = "") -> Iterator[Entry]:
-        return iter(())
-
-    def reopen(self, name: str) -> None:
-        return None
-
     def list(self, prefix: str = "", suffix: str = "", but: Container[str] = ()) -> Iterator[Entry]:
         raise UsageError(
             "a web server does not list: name the shards, as in x-{0000..0147}.tar", url=self.url
         )
-
-    def _refuse(self, name: str, *_: object) -> NoReturn:
-        raise AccessDenied("http(s) is for reading: write to a folder", url=object_url(self.url, name))
-
-    put = create = draft = drop = delete = sync = _refuse
 
 
 def _mtime(answer: Answer) -> float:

@@ -248,7 +248,9 @@ def _begin(opener: Callable[[str], Reader], url: str) -> RangedReader:
         reader = opener(url)
     finally:
         _this_thread.begins = None
-    assert isinstance(reader, RangedReader), "one store's objects are all read alike"
+    if not isinstance(reader, RangedReader):  # of another kind of store: it is opened in its turn
+        reader.close()
+        raise CancelledError
     reader.read_ahead()
     return reader
 

@@ -17,7 +17,7 @@ from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.access import ShardAccess
 from wlshard.shards.reader import OnError
 from wlshard.shards.tally import Tally
-from wlshard.store.connect import is_local, locate
+from wlshard.store.connect import is_local, is_pipe, locate
 from wlshard.stream.order import Line, Shape, shard_order
 from wlshard.tar.blocks import Blocks, use_blocks
 
@@ -290,7 +290,7 @@ def digest_of(shards: Sequence[tuple[str, int | None, int | None]]) -> str:
 
 def _look(shard: Shard, url: str) -> tuple[int | None, int | None, bool]:
     """Find a shard's samples, bytes, and whether it can be read at random."""
-    if url == "-":
+    if url == "-" or is_pipe(url):
         return shard.samples, None, shard.seekable
     store, name = locate(url)
     return shard.samples, store.stat(name).bytes, shard.seekable
