@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from ais import AisGateway, aistore
 from servers import NGINX, WebServer, free_port, program, running
 
 
@@ -86,6 +87,14 @@ def gs_url(gcs_stub: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     """An empty prefix of a bucket in Google's storage that enforces preconditions."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_stub)
     return f"gs://bucket/{prefix(request)}"
+
+
+@pytest.fixture
+def ais(monkeypatch: pytest.MonkeyPatch) -> Iterator[AisGateway]:
+    """A gateway of AIStore with one node behind it, and AIS_ENDPOINT."""
+    with aistore() as gateway:
+        monkeypatch.setenv("AIS_ENDPOINT", gateway.url)
+        yield gateway
 
 
 @pytest.fixture(autouse=True)

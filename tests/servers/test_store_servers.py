@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from ais import AisGateway
 from servers import WebServer
 
 from wlshard.store.base import Store
@@ -37,6 +38,14 @@ class TestGoogleStorageAsEmulated(StoreContract):
     test_create_never_replaces = None
     test_of_many_creators_one_wins = None
     test_publishing_never_replaces_unless_asked = None
+
+
+class TestAIStore(StoreContract):
+    @pytest.fixture
+    def store(self, ais: AisGateway) -> Store:
+        return connect("ais://bucket/some/prefix")
+
+    test_of_many_creators_one_wins = None  # it has no conditional writes
 
 
 class TestNginx(ReadContract):

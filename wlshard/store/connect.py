@@ -13,7 +13,7 @@ from wlshard.store.memory import MemoryStore
 from wlshard.store.options import option
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_SUPPORTED = "a plain path, file://, memory://, http(s)://, gs://, s3://"
+_SUPPORTED = "a plain path, file://, memory://, http(s)://, gs://, s3://, ais://"
 
 
 def connect(url: str) -> Store:
@@ -41,6 +41,10 @@ def connect(url: str) -> Store:
         from wlshard.store.s3 import S3Store
 
         return S3Store(url.rstrip("/"))
+    if scheme == "ais":
+        from wlshard.store.ais import AisStore
+
+        return AisStore(url.rstrip("/"))
     from wlshard.store.foreign import ForeignStore
 
     return ForeignStore(url.rstrip("/"))

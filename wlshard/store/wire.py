@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Protocol
@@ -90,11 +90,12 @@ def send(
     url: str,
     headers: Mapping[str, str] | None = None,
     *,
-    body: bytes | None = None,
+    body: bytes | Iterable[bytes] | None = None,
     show: str | None = None,
     timeout_s: float = TIMEOUT_S,
+    follow: bool = True,
 ) -> Body:
-    """Send one request, following redirects; give the answer whatever its status.
+    """Send one request, following redirects (`follow`); give the answer whatever its status.
 
     show: the URL that errors name, where the real one is not for the eye. Passing: no answer came.
     """
@@ -110,6 +111,7 @@ def send(
             headers=headers,
             body=body,
             retries=retries,
+            redirect=follow,
             timeout=urllib3.Timeout(connect=min(timeout_s, 20.0), read=timeout_s),
             preload_content=False,
             decode_content=False,
