@@ -50,7 +50,7 @@ def main(url: str, field: str, skip: int, **looked: Any) -> None:
 
 def _shards(url: str) -> list[str]:
     # A file is found without the rooms that know of pools: it would cost as much time as all the rest.
-    if url == "-" or (os.path.isfile(url) and not url.endswith(".json")):
+    if url == "-" or (os.path.isfile(url) and not url.endswith((".json", ".idx"))):
         return [url]
     return shards_of(url)
 

@@ -10,7 +10,7 @@ import click
 
 from wlshard.cli.entry import command, progress, tell
 from wlshard.cli.options import force_option, json_option
-from wlshard.errors import GroupingError, TarError, WlshardError, counted
+from wlshard.errors import GroupingError, TarError, UsageError, WlshardError, counted
 
 
 @command(
@@ -18,22 +18,30 @@ from wlshard.errors import GroupingError, TarError, WlshardError, counted
     example="""
     wl-index 'train-{0000..0147}.tar'
     wl-index --missing /data/shards
+    wl-index 's3://bucket/train-*.tar' -o s3://bucket/train.idx
     curl -s http://host/train.tar | wl-index - > train.idx
     """,
 )
 @click.argument("shards", nargs=-1, required=True)
 @click.option("--missing", is_flag=True, help="Only shards that have no index yet.")
+@click.option("-o", "--output", metavar="FILE.idx", help="One index of all these shards instead.")
 @force_option
 @json_option
-def main(shards: tuple[str, ...], missing: bool, force: bool, as_json: bool) -> None:
+def main(shards: tuple[str, ...], missing: bool, output: str | None, force: bool, as_json: bool) -> None:
     """Write x.idx beside each plain tar x.tar: counts, random access and resume need no scan any more.
 
     The format is that of DALI's wds2idx. SHARDS: in any form; - reads stdin and writes the index to stdout.
     Each index is published whole. A shard that is damaged gets none, is told, and ends the command with 20 or
     21 when the others are done. Compressed shards cannot have one (2).
+
+    -o writes one index of a whole data set, which stands for it as a source everywhere: nothing is asked of a
+    shard then before it is read, so that a large bucket opens with a few requests. Shards that have changed
+    since are told, and looked at as if they were not in it.
     """
     from wlshard.shards.expand import STDIN, expand
 
+    if output is not None and (missing or STDIN in shards or not output.endswith(".idx")):
+        raise UsageError("-o names one x.idx for all SHARDS: without --missing, and not for stdin")
     if shards == (STDIN,):
         from wlshard.shards.indexing import make_index
 
@@ -42,14 +50,27 @@ def main(shards: tuple[str, ...], missing: bool, force: bool, as_json: bool) -> 
     from wlshard.shards.indexing import check_indexable, without_index
 
     urls = expand(shards)
-    if missing:
-        urls = without_index(urls)
-    check_indexable(urls, force=force)
-    made, fault = _write(urls, force)
+    if output is not None:
+        made, fault = _write_one(urls, output, force), None
+    else:
+        if missing:
+            urls = without_index(urls)
+        check_indexable(urls, force=force)
+        made, fault = _write(urls, force)
     text = f"{counted(made['samples'], 'sample')} in {counted(made['shards'], 'shard')} indexed"
     tell("wl-index", made, text, as_json=as_json)
     if fault is not None:
         raise fault
+
+
+def _write_one(urls: Sequence[str], output: str, force: bool) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from wlshard.shards.dataset import write_dataset
+
+    steps = write_dataset(urls, output, force=force)
+    samples = sum(tqdm(steps, total=len(urls), unit=" shards", disable=not sys.stderr.isatty()))
+    return {"shards": len(urls), "samples": samples, "indexes": [output]}
 
 
 def _write(urls: Sequence[str], force: bool) -> tuple[dict[str, Any], WlshardError | None]:

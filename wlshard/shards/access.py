@@ -25,7 +25,7 @@ from wlshard.tar.blocks import blocks_of_this_thread
 from wlshard.tar.common import Likeness
 from wlshard.tar.compression import plain
 from wlshard.tar.header import END_MARK
-from wlshard.tar.index import Index, index_name, parse_index
+from wlshard.tar.index import Index, ListedShard, index_name, parse_index
 from wlshard.tar.links import Hopper, LinkTable
 from wlshard.tar.rare import HEADER_BYTES, REGULAR, parse_header, text
 from wlshard.tar.reader import scan
@@ -181,6 +181,8 @@ class ShardAccess:
             return self._index
 
     def _find(self) -> Index | None:
+        if isinstance(self.url, ListedShard):
+            return self.url.known
         store, name = locate(self.url)
         size = None
         if is_local(self.url):

@@ -20,9 +20,9 @@ def expand(source: Source) -> list[str]:
     """List the shards that a source names, in its order; what stands in folders and globs is sorted.
 
     `x-{0000..0147}.tar`, `x-{a,b}.tar`, `x-@000148.tar` (the same as 000000 … 000147), `a.tar::b.tar`, a glob
-    or a folder (its `*.tar*`) where the store can list, a wids JSON index (its urls relative to it), `-` for
-    stdin, `pipe:COMMAND` where that is allowed, or a list of all these. A local file that is there under the
-    whole name is just that file.
+    or a folder (its `*.tar*`) where the store can list, a wids JSON index (its urls relative to it), a data
+    set's index (`x.idx`, see `shards.dataset`), `-` for stdin, `pipe:COMMAND` where that is allowed, or a
+    list of all these. A local file that is there under the whole name is just that file.
     NotFound: a glob, a folder or a list without a shard. UsageError: a range, a brace or an index that makes
     no sense. Names that come from braces are not looked for: opening them does that.
     """
@@ -40,7 +40,7 @@ def expand(source: Source) -> list[str]:
 def _expand_text(text: str) -> Iterator[str]:
     if not text:
         raise UsageError("an empty name of a shard: give a path, a URL or - for stdin")
-    if text == STDIN or (_is_file(text) and not text.endswith(".json")):
+    if text == STDIN or (_is_file(text) and not text.endswith((".json", ".idx"))):
         yield text
     elif len(parts := _split_list(text)) > 1:
         for part in parts:
@@ -79,6 +79,10 @@ def _look(url: str) -> Iterator[str]:
         yield from _list_folder(url)
     elif url.endswith(".json"):
         yield from _read_list(url)
+    elif url.endswith(".idx"):
+        from wlshard.shards.dataset import read_dataset
+
+        yield from read_dataset(url)
     elif any(char in url for char in ("*?[" if local else "*")) and url != STDIN:
         yield from _list_glob(url)
     elif url.endswith("/"):

@@ -8,7 +8,7 @@ from wlshard.errors import WlshardError
 from wlshard.sample import Sample
 from wlshard.shards.reader import in_turn, read_samples
 from wlshard.store.connect import locate
-from wlshard.tar.index import index_name
+from wlshard.tar.index import ListedShard, index_name
 from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 
@@ -49,8 +49,8 @@ def _from(shards: Sequence[str], left: int, max_member_bytes: int) -> Generator[
 
 def _has_index(shard: str) -> bool:
     """Tell whether an index lies beside a shard."""
-    if shard == "-":
-        return False
+    if shard == "-" or isinstance(shard, ListedShard):
+        return shard != "-"
     store, name = locate(shard)
     try:
         store.stat(index_name(name))

@@ -15,6 +15,7 @@ from wlshard.shards.access import ShardAccess
 from wlshard.shards.expand import STDIN
 from wlshard.shards.reader import read_samples
 from wlshard.store.connect import locate
+from wlshard.tar.index import ListedShard
 from wlshard.tar.tape import MAX_MEMBER_BYTES
 
 SHAPES = 20  # of one field, the most frequent ones
@@ -162,6 +163,9 @@ def _counts(urls: Sequence[str]) -> Iterator[int | None]:
 def sizes_of(urls: Sequence[str]) -> Iterator[int | None]:
     """Give the bytes of each shard as it is stored; None where nobody tells."""
     for url in urls:
+        if isinstance(url, ListedShard):
+            yield url.bytes
+            continue
         if url == STDIN:
             yield None
             continue

@@ -20,6 +20,7 @@ from wlshard.shards.tally import Tally
 from wlshard.store.connect import is_local, is_pipe, locate
 from wlshard.stream.order import Line, Shape, shard_order
 from wlshard.tar.blocks import Blocks, use_blocks
+from wlshard.tar.index import ListedShard
 
 T = TypeVar("T")
 
@@ -292,5 +293,7 @@ def _look(shard: Shard, url: str) -> tuple[int | None, int | None, bool]:
     """Find a shard's samples, bytes, and whether it can be read at random."""
     if url == "-" or is_pipe(url):
         return shard.samples, None, shard.seekable
+    if isinstance(url, ListedShard):
+        return shard.samples, url.bytes, shard.seekable
     store, name = locate(url)
     return shard.samples, store.stat(name).bytes, shard.seekable

@@ -39,6 +39,13 @@ class Index:
         return len(self.starts) - 1
 
 
+class ListedShard(str):
+    """The URL of a shard that the index of its data set knows: its size and samples need no look at it."""
+
+    bytes: int
+    known: Index
+
+
 def index_name(shard_name: str) -> str:
     """Name the index of a shard: its name up to the basename's first dot, and `.idx`."""
     folder, slash, base = shard_name.rpartition("/")
@@ -86,6 +93,14 @@ def _without_names(line: str) -> str:
 def without_name(entry: str) -> str:
     """Leave the name out of a member's entry."""
     return " ".join(entry.split(" ", 3)[:3])
+
+
+def without_names(text: bytes) -> bytes:
+    """Give an index, v1.1 or v1.2, as v1.1."""
+    head, _, lines = text.decode("utf-8", "surrogateescape").partition("\n")
+    if head.startswith("v1.2 "):
+        lines = "".join([_without_names(line) + "\n" for line in lines.splitlines()])
+    return f"v1.1{head[4:]}\n{lines}".encode("utf-8", "surrogateescape")
 
 
 def format_index(samples: Iterable[Sequence[Located]]) -> bytes:
