@@ -194,19 +194,9 @@ class Loader:
             convert=converter(converters),
         )
         settings = Settings(
-            recipe,
-            batch_size,
-            shuffle,
-            spans,
-            epochs,
-            batches,
-            drop_last,
-            rank,
-            world_size,
-            follow,
-            resume,
-            reuse,
-        )
+            recipe, batch_size, shuffle, spans, epochs, batches, drop_last, rank, world_size, follow,
+            resume, reuse,
+        )  # fmt: skip
         seconds("timeout_s", timeout_s)
         self._hands = hands_for(settings.recipe, whole("workers", workers, 0), start_method, timeout_s)
         follower = partial(Follower, follow=follow is not None, timeout_s=timeout_s, pin=pin, job=job)

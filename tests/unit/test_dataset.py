@@ -17,6 +17,7 @@ from wlshard.errors import NotFound, TarError, UsageError
 from wlshard.shards.access import ShardAccess
 from wlshard.shards.dataset import read_dataset, write_dataset
 from wlshard.shards.expand import expand
+from wlshard.shards.sought import samples_from
 from wlshard.tar.index import ListedShard
 
 SAMPLES = 40
@@ -63,8 +64,10 @@ def test_it_stands_for_the_shards(shards: list[str], index: str, tmp_path: Path)
 
 def test_no_shard_is_looked_at_before_it_is_read(shards: list[str], index: str, tmp_path: Path) -> None:
     listed = expand(index)
-    for shard in shards:
+    for shard in shards[:3]:
         os.unlink(shard)
+    assert bytes(next(samples_from(listed, 33))["cls"]) == b"33"
+    os.unlink(shards[3])
     with Loader(listed, "cls", batch_size=4, shuffle=20) as loader:
         assert len(loader) == 10
     for shard, again in zip(listed, pickle.loads(pickle.dumps(listed)), strict=True):

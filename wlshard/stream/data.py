@@ -6,19 +6,21 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from wlshard.errors import LostLease, NotFound, UsageError
-from wlshard.sample import KEY, URL, Sample
+from wlshard.errors import LostLease, NotFound
+from wlshard.sample import Sample
 from wlshard.shards.access import ShardAccess
 from wlshard.shards.reader import OnError
 from wlshard.shards.tally import Tally
 from wlshard.store.connect import is_local, is_pipe, locate
 from wlshard.stream.order import Line, Shape, shard_order
+from wlshard.stream.rows import Rows
 from wlshard.tar.blocks import Blocks, use_blocks
 from wlshard.tar.index import ListedShard
 
@@ -75,46 +77,6 @@ class Generation(Protocol):
 
     @property
     def shards(self) -> Sequence[PoolShard]: ...
-
-
-class Rows:
-    """Samples that the user holds, as a shard. A list is read at random, anything else streams."""
-
-    def __init__(self, rows: Iterable[Sample]) -> None:
-        if not isinstance(rows, Iterable):
-            raise UsageError(f"a source is a pool, shards, a folder or an iterable of samples, not {rows!r}")
-        self._rows = rows
-        self._spent = False
-        self.seekable = isinstance(rows, Sequence)
-        self.samples = len(rows) if isinstance(rows, Sequence) else None
-
-    def fetch(self, first: int, count: int) -> None:
-        """Do nothing: they are here."""
-
-    def read(self, first: int, count: int, fetched: memoryview | None = None) -> list[Sample]:  # noqa: ARG002
-        assert isinstance(self._rows, Sequence)
-        return [_named(row, first + i) for i, row in enumerate(self._rows[first : first + count])]
-
-    def stream(self, first: int = 0, *, copy: bool = False) -> Iterator[Sample]:
-        if self._spent:
-            raise UsageError(
-                "these samples come from an iterator that can be read once: give a list, or an object whose "
-                "__iter__ starts again, to have another epoch"
-            )
-        rows = iter(self._rows)
-        self._spent = rows is self._rows
-        for number, row in enumerate(islice(rows, first, None), first):
-            sample = _named(row, number)
-            yield {n: bytes(v) if type(v) is memoryview else v for n, v in sample.items()} if copy else sample
-
-    def close(self) -> None:
-        """Do nothing: the rows are the user's."""
-
-
-def _named(row: Sample, number: int) -> Sample:
-    if not isinstance(row, dict):
-        raise UsageError(f"an iterable source must give samples (dicts of fields), not {type(row).__name__}")
-    return row if KEY in row and URL in row else {KEY: f"{number:09d}", URL: "", **row}
 
 
 class Repeated:
@@ -218,7 +180,7 @@ class Data:
         """Begin to fetch what reading these samples of a shard will need."""
         return self._pool().submit(self.shard(number).fetch, first, count)
 
-    def each(self, look: Callable[[Shard, str], T]) -> Iterator[T]:
+    def each(self, look: Callable[[Shard, str], T]) -> Generator[T, None, None]:
         """Look at each shard and its name: side by side where a look costs round trips."""
         for first in range(0, len(self.names), OPEN_SHARDS):
             names = self.names[first : first + OPEN_SHARDS]
@@ -263,10 +225,15 @@ def data_of_shards(urls: Sequence[str], cache_dir: str | None, on_error: OnError
     """Look at each shard of a list: its index or, locally, one scan gives the count; its store the size.
 
     One of them that cannot be read at random (compressed, or remote without an index, or `-`) makes the
-    whole list a stream. Blocks for a stat and an index a shard. Errors: NotFound, TarError.
+    whole list a stream; behind a remote one nothing is asked of the others. Blocks for a stat and an index a
+    shard. NotFound, TarError.
     """
     data = Data(urls, partial(ShardAccess, cache_dir=cache_dir, on_error=on_error))
-    looked = list(data.each(_look))
+    looked: list[tuple[int | None, int | None, bool]] = []
+    with closing(data.each(_look)) as looks:
+        while len(looked) < len(urls) and not (data.remote and looked and looked[-1][0] is None):
+            looked.append(next(looks))
+    looked += [(None, None, False)] * (len(urls) - len(looked))
     counts, sizes = [samples for samples, _, _ in looked], [size for _, size, _ in looked]
     data.count(counts, sum(size or 0 for size in sizes))
     data.seekable = bool(urls) and all(seekable for _, _, seekable in looked)
@@ -291,9 +258,8 @@ def digest_of(shards: Sequence[tuple[str, int | None, int | None]]) -> str:
 
 def _look(shard: Shard, url: str) -> tuple[int | None, int | None, bool]:
     """Find a shard's samples, bytes, and whether it can be read at random."""
-    if url == "-" or is_pipe(url):
-        return shard.samples, None, shard.seekable
-    if isinstance(url, ListedShard):
-        return shard.samples, url.bytes, shard.seekable
-    store, name = locate(url)
-    return shard.samples, store.stat(name).bytes, shard.seekable
+    samples, size = shard.samples, url.bytes if isinstance(url, ListedShard) else None
+    if size is None and url != "-" and not is_pipe(url):
+        store, name = locate(url)
+        size = store.stat(name).bytes
+    return samples, size, shard.seekable

@@ -9,7 +9,8 @@ from wlshard.errors import LostLease, NotFound
 from wlshard.place import Place
 from wlshard.sample import Sample
 from wlshard.shards.reader import OnError, in_turn, read_samples
-from wlshard.stream.data import Data, Rows, data_of_generation, data_of_rows, data_of_shards
+from wlshard.stream.data import Data, data_of_generation, data_of_rows, data_of_shards
+from wlshard.stream.rows import Rows
 
 
 class Feed(Protocol):

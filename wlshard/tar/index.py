@@ -99,7 +99,7 @@ def without_names(text: bytes) -> bytes:
     """Give an index, v1.1 or v1.2, as v1.1."""
     head, _, lines = text.decode("utf-8", "surrogateescape").partition("\n")
     if head.startswith("v1.2 "):
-        lines = "".join([_without_names(line) + "\n" for line in lines.splitlines()])
+        lines = "".join([_without_names(line) + "\n" for line in lines.split("\n")[:-1]])
     return f"v1.1{head[4:]}\n{lines}".encode("utf-8", "surrogateescape")
 
 
