@@ -7,8 +7,10 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from copy import copy
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,6 +160,18 @@ def test_workers_follow_a_pool_together(tmp_path, workers, persistent, follow) -
                 first += 20 if follow else 0
         del batches
     assert pool.leases() == []
+
+
+def test_a_worker_that_begins_later_reads_what_the_first_one_chose(tmp_path, monkeypatch) -> None:
+    pool = fill_pool(str(tmp_path / "pool"), range(20))
+    with closing(dataset(pool.url)) as data:
+        found = []
+        for worker in range(2):
+            info = SimpleNamespace(id=worker, num_workers=2, seed=7 + worker)
+            monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda info=info: info)
+            found += copy(data)
+            fill_pool(pool.url, range(20, 40))
+    assert numbers(found) == list(range(20))
 
 
 def test_workers_wait_for_fresh_samples_where_a_generation_is_used_up(tmp_path) -> None:
