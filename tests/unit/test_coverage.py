@@ -40,12 +40,13 @@ def test_fewer_samples_than_ranks_repeat_one_for_each_rank_left_empty(samples) -
     )
 
 
-def test_padding_is_counted() -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_padding_is_counted(workers) -> None:
     rows = [row(number) for number in range(10)]
     padded = []
     for rank in range(4):
-        with Loader(rows, batch_size=2, rank=rank, world_size=4) as loader:  # 8, then 2 left for 4 ranks
-            list(loader)
+        with Loader(rows, batch_size=2, rank=rank, world_size=4, workers=workers) as loader:
+            list(loader)  # 8, then 2 left for 4 ranks
             padded.append(loader.stats()["padded"])
     assert sum(padded) == 2
 

@@ -16,7 +16,8 @@ from loading import fill_pool, keys, row, write_shards
 from wlshard import Loader, Mix
 from wlshard.testing.values import keys_of, same
 
-SAMPLES = 42
+SAMPLES = 43
+COUNTED = ("samples", "batches", "epochs", "padded", "skipped", "bytes", "reuse", "generation")
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +95,16 @@ def test_workers_give_what_one_process_gives_and_go_on_with_it(sources, chosen, 
         return Loader(sources[name], workers=count, cache_dir=sources["cache_dir"], **options)
 
     with closing(loader(0)) as one:
-        expected = [list(one) for _ in range(2)]
+        expected = [list(one)]
+        counted = {name: one.stats()[name] for name in COUNTED}
+        expected.append(list(one))
     if not {"batches", "epochs", "rank"} & options.keys() and not options["drop_last"]:
         for epoch in expected:
             check_epoch(epoch, name, options)
     stop = data.draw(st.integers(0, len(expected[1])), label="batches before the stop")
     with closing(loader(workers)) as many:
         assert same(list(many), expected[0])
+        assert {name: many.stats()[name] for name in COUNTED} == counted
         steps = iter(many)
         assert same([next(steps) for _ in range(stop)], expected[1][:stop])
         state = json.loads(json.dumps(many.state_dict()))
