@@ -189,10 +189,13 @@ def test_secrets_are_shown_nowhere(
                     with pytest.raises(WlshardError) as caught:
                         call()
                     shown += [str(caught.value), json.dumps(caught.value.as_json())]
-    options.use_options({"s3": {"secret": secret, "key": "k", "region": "no region"}})
-    with pytest.raises(WlshardError) as caught:
-        connect("s3://bucket").read("x")
-    shown += [str(caught.value), repr(connect("s3://bucket")), repr(Pool(url)), caplog.text]
+    wrong = {"s3": {"secret": secret, "key": "k", "region": "no region"}, "gs": {"token": secret}}
+    options.use_options(wrong)
+    for scheme in wrong:
+        with pytest.raises(WlshardError) as caught:
+            connect(f"{scheme}://bucket").read("x")
+        shown += [str(caught.value), repr(connect(f"{scheme}://bucket"))]
+    shown += [repr(Pool(url)), caplog.text]
     with pytest.raises(UsageError) as refused:
         options.parse_options('{"secret": ' + secret)
     shown += [

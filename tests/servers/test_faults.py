@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -27,10 +31,12 @@ from faulty import (
     redirects_in_a_circle,
     resets_after,
 )
+from processes import environ
 from servers import WebServer
 
 from wlshard import Pool, ShardWriter, clock, samples
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, WlshardError
+from wlshard.shards.access import ShardAccess
 from wlshard.store.base import Store
 from wlshard.store.connect import connect
 from wlshard.store.ranges import FIRST_BYTES
@@ -79,6 +85,16 @@ def test_a_reset_after_any_byte_of_a_shard_changes_nothing(door: FaultyServer, s
         assert rows_of(f"{door.url}/tiny-0.tar") == shard, count
 
 
+def test_nor_does_a_reset_after_any_byte_of_a_part_that_is_fetched(door: FaultyServer, shard: Any) -> None:
+    with ShardAccess(f"{door.url}/tiny-0.tar") as access:
+        access.read(1, 1)  # what the index says is known
+        for count in range(1536 + 1):
+            door.fault = first(1, resets_after(count))
+            (row,) = access.read(1, 1, access.fetch(1, 1))
+            assert (row["__key__"], bytes(row["bin"])) == shard[1], count
+    assert ("GET", "/tiny-0.tar", "bytes=2559-2559") in door.requests  # it is gone on with where it broke off
+
+
 FAULTS: dict[str, Fault] = {
     "reset": resets_after(700),
     "short": closes_after(700),
@@ -125,10 +141,15 @@ def test_what_will_not_pass_is_asked_once(door: FaultyServer, shard: Any, status
     assert len(door.requests) == 1
 
 
-def test_a_server_says_when_to_come_again(door: FaultyServer, shard: Any, time: Skipping) -> None:
-    door.fault = first(1, answers(503, Retry_After="100"))
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("dated", [False, True])
+def test_a_server_says_when_to_come_again(
+    door: FaultyServer, shard: Any, time: Skipping, status: int, dated: bool
+) -> None:
+    when = formatdate(time.time() + 100, usegmt=True) if dated else "100"
+    door.fault = first(1, answers(status, Retry_After=when))
     assert rows_of(f"{door.url}/tiny-0.tar") == shard
-    assert 99 < time.skipped_s < 102
+    assert 90 < time.skipped_s < 102
 
 
 def test_pauses_grow_and_end(door: FaultyServer, shard: Any, time: Skipping) -> None:
@@ -315,6 +336,44 @@ def test_an_upload_that_fails_leaves_nothing(bucket: Any, monkeypatch: pytest.Mo
         assert list(store.list()) == []
         assert draft.publish("x") is True
     assert store.stat("x").bytes == 11 << 20
+
+
+def test_what_a_kill_leaves_of_an_upload_is_swept_when_it_is_old(
+    moto: str, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, other = Pool(f"{s3_url}/pool").create(), connect(f"{s3_url}/other")
+    writers: list[subprocess.Popen[bytes]] = []
+    code = (
+        "import sys\nfrom wlshard.store.connect import connect\n"
+        "with connect(sys.argv[1]).draft('large') as draft:\n"
+        "    draft.write([bytes(20 << 20)])\n    draft.publish('large')\n"
+    )
+
+    def kills(handler: Handler) -> bool:
+        handler.ask()
+        writers[-1].kill()
+        handler.cut()
+        return True
+
+    with faulty(moto) as door:
+        door.fault = first(9, kills, lambda handler: "partNumber" in handler.path)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", door.url)
+        for store in (pool.store, other):
+            with door.lock:
+                writers.append(subprocess.Popen([sys.executable, "-c", code, store.url], env=environ()))
+            assert writers[-1].wait() == -signal.SIGKILL
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
+
+    def begun(store: Store) -> int:
+        return sum(entry.name.startswith(".upload/") for entry in store.drafts())
+
+    with monkeypatch.context() as patched:
+        patched.setattr("wlshard.pool.retire.STALE_S", 1e10)  # moto says that all were begun in 2010
+        assert pool.retire().orphans == 0
+    assert (begun(pool.store), begun(other)) == (1, 1)
+    assert pool.retire().orphans == 1
+    assert (begun(pool.store), begun(other)) == (0, 1)
+    assert pool.retire().orphans == 0
 
 
 def test_two_rotators_whose_replies_are_lost_make_one_commit(bucket: Any) -> None:

@@ -24,6 +24,7 @@ from wlshard.store.stream import Get
 from wlshard.store.wire import TIMEOUT_S, Answer, Body, refusal, what_of
 
 SENDERS = 4  # parts sent side by side
+_BEGUN = ".upload/"  # how the names of drafts begin that are uploads
 _PARTS = 9000  # of the 10,000 that S3 allows
 _DENIED = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _ABSENT = {"NoSuchBucket", "NoSuchKey", "NoSuchUpload"}
@@ -105,6 +106,34 @@ class S3Store(BucketStore):
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def drafts(self, prefix: str = "") -> Iterator[Entry]:
+        """List, besides scratch, uploads that were begun and not ended: a kill leaves one, which costs."""
+        yield from super().drafts(prefix)
+        if not prefix:
+            with suppress(AccessDenied, UsageError):  # not everybody may, not every server can
+                yield from self._begun()
+
+    def _begun(self) -> Iterator[Entry]:
+        more: dict[str, str] = {}
+        while True:
+            page = self._patiently("list_multipart_uploads", self.url, Prefix=self._prefix, **more)
+            for item in page.get("Uploads", ()):
+                name = item["Key"][len(self._prefix) :]
+                yield Entry(f"{_BEGUN}{item['UploadId']}/{name}", 0, item["Initiated"].timestamp())
+            if not page.get("IsTruncated"):
+                return
+            more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def drop(self, name: str) -> None:
+        if not name.startswith(_BEGUN):
+            super().drop(name)
+            return
+        upload, _, name = name.removeprefix(_BEGUN).partition("/")
+        with suppress(NotFound):
+            self._patiently(
+                "abort_multipart_upload", self.url_of(name), Key=self._prefix + name, UploadId=upload
+            )
 
     def look(self, name: str) -> Entry:
         found = self._patiently("head_object", self.url_of(name), Key=self.key(name))
