@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,26 @@ def test_commands_read_and_write_buckets(url: str, tmp_path: Path) -> None:
         "in-000000.idx", "in-000000.tar", "in-000001.idx", "in-000001.tar", "out.idx", "out.tar"
     ]  # fmt: skip
     assert [row["cls"] for row in samples(f"{url}/")] == [*range(10), *range(100, 110)]
+
+
+def test_an_upload_is_shown_on_a_terminal(url: str, tmp_path: Path) -> None:
+    with ShardWriter(f"{tmp_path}/in-%d.tar") as writer:
+        writer.write({"bin": bytes(40 << 20)})
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    words = [str(BIN / "wl-map"), "-c", "pass", f"{tmp_path}/in-0.tar", "-o", f"{url}/out.tar"]
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    drawn = b""
+    with subprocess.Popen(words, stderr=theirs, env=os.environ | {"PATH": path}) as command:
+        os.close(theirs)
+        with suppress(OSError):  # the terminal's other end is gone
+            while more := os.read(ours, 1 << 16):
+                drawn += more
+    os.close(ours)
+    assert command.returncode == 0, drawn
+    bars = re.findall(rb"out\.tar: +(\d+)%", drawn)
+    assert bars[-1:] == [b"100"], drawn
+    assert len(bars) >= 2
 
 
 def test_a_pool_in_a_bucket_is_generated_into_rotated_and_trained_from(url: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem, shell_complete
 
 from wlshard.cli.process import drop_stdout, ended_in_order, take_streams
+from wlshard.cli.uploads import uploads_shown
 from wlshard.errors import NotFound, StoreUnavailable, UsageError, WlshardError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -127,7 +128,7 @@ def _store_options() -> list[click.Option]:
 def run(name: str, argv: Sequence[str], body: Callable[[], int]) -> int:
     """Give the exit code of the body, having told its error on stderr: as JSON if argv asks for it."""
     try:
-        with ended_in_order():
+        with ended_in_order(), uploads_shown(progress):
             return body()
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Self
@@ -17,6 +19,8 @@ from wlshard.store.draft import LocalDraft
 from wlshard.store.far import FarStore
 from wlshard.store.local import LocalStore
 from wlshard.store.patience import Passing, Patience
+
+log = logging.getLogger("wlshard.store.uploads")
 
 PART_BYTES = 1 << 24  # sent at a time; smaller objects are sent whole
 TXN = "wlshard-txn"  # an object's metadata: which of our tries made it
@@ -144,10 +148,11 @@ class BucketStore(FarStore):
 
 
 class Source:
-    """Bytes to be sent: in memory, or in a file, read a part at a time."""
+    """Bytes to be sent: in memory, or in a file, read a part at a time. Parts that were sent are logged."""
 
     def __init__(self, data: Buffer | int, url: str) -> None:
         self.url = url
+        self._sent, self._lock = 0, threading.Lock()
         self._data = data
         self.bytes = os.fstat(data).st_size if isinstance(data, int) else len(data)
 
@@ -155,6 +160,12 @@ class Source:
         if isinstance(self._data, int):
             return os.pread(self._data, size, begin)
         return bytes(memoryview(self._data)[begin : begin + size])
+
+    def sent(self, size: int) -> None:
+        """Take note that so much more has arrived."""
+        with self._lock:
+            self._sent += size
+            log.info("%s: %d of %d bytes sent", self.url, self._sent, self.bytes)
 
 
 class BucketDraft:

@@ -76,7 +76,9 @@ class GsStore(BucketStore):
             patience = Patience(source.url)
             at: int | None = 0
             while at is not None:
+                before = at
                 at, done = self._send_part(session, source, at, patience, txn, key)
+                source.sent((source.bytes if at is None else at) - before)
         finally:
             if not done:
                 with suppress(WlshardError, Passing):

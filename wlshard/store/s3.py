@@ -76,6 +76,7 @@ class S3Store(BucketStore):
         def send(number: int) -> dict[str, Any]:
             body = source.part((number - 1) * size, size)
             sent = self._patiently("upload_part", source.url, PartNumber=number, Body=body, **upload)
+            source.sent(len(body))
             return {"PartNumber": number, "ETag": sent["ETag"]}
 
         with ThreadPoolExecutor(SENDERS, thread_name_prefix="wlshard upload") as threads:
