@@ -361,10 +361,10 @@ def test_what_a_kill_leaves_of_an_upload_is_swept_when_it_is_old(
         handler.cut()
         return True
 
-    with faulty(moto) as door:
-        door.fault = first(9, kills, lambda handler: "partNumber" in handler.path)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", door.url)
-        for store in (pool.store, other):
+    for store in (pool.store, other):
+        with faulty(moto) as door:
+            door.fault = first(9, kills, lambda handler: "partNumber" in handler.path)
+            monkeypatch.setenv("AWS_ENDPOINT_URL", door.url)
             with door.lock:
                 writers.append(subprocess.Popen([sys.executable, "-c", code, store.url], env=environ()))
             assert writers[-1].wait() == -signal.SIGKILL
