@@ -145,7 +145,7 @@ folder, what = sys.argv[1:]
 if what == "rotate":
     with ShardWriter(folder) as writer:
         writer.write({"cls": 1})
-began = time.perf_counter()
+began, used = time.perf_counter(), time.process_time()
 if what == "open":
     Pool(folder).newest()
 elif what == "status":
@@ -154,18 +154,18 @@ elif what == "rotate":
     assert Pool(folder).rotate(pool_samples=10**9).committed
 else:
     Pool(folder).retire()
-took = time.perf_counter() - began
+took, used = time.perf_counter() - began, time.process_time() - used
 peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
-print(took, int(peak[0].split()[1]) / 1024)
+print(took, used, int(peak[0].split()[1]) / 1024)
 """
 
 
-def large(folder: Path, what: str) -> tuple[float, float]:
-    """Seconds and peak MiB of a process that does one thing to a large pool."""
+def large(folder: Path, what: str) -> tuple[float, float, float]:
+    """Seconds, seconds of the processor and peak MiB of a process that does one thing to a large pool."""
     command = [sys.executable, "-c", LARGE, str(folder), what]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    seconds, megabytes = map(float, said.split())
-    return seconds, megabytes
+    seconds, used, megabytes = map(float, said.split())
+    return seconds, used, megabytes
 
 
 def lease_cost(folder: Path, samples: int) -> tuple[float, float]:
@@ -225,9 +225,11 @@ def main() -> None:
         lay_large(Path(base, "large"), 10 * many, many // 10)
         about = f"{10 * many:,} shards, {many // 10:,} generations"
         for what in ("open", "status", "rotate", "retire"):
-            seconds, sizes = zip(*(large(Path(base, "large"), what) for _ in range(runs)), strict=True)
-            print(row(f"{what}: {about}", list(seconds), "s"))
-            print(row(f"{what}: peak of the process", list(sizes), "MiB"))
+            figures = zip(*(large(Path(base, "large"), what) for _ in range(runs)), strict=True)
+            for of, unit, values in zip(
+                (about, "processor", "peak"), ("s", "s", "MiB"), figures, strict=True
+            ):
+                print(row(f"{what}: {of}", list(values), unit))
         costs = [lease_cost(Path(base, "lease"), 2 * many) for _ in range(2 * runs)]
         print(row("an epoch with a lease / without", [ours / theirs for ours, theirs in costs], "×"))
     ratios = [theirs / ours for ours, theirs in zip(sealing, plain, strict=True)]
