@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
 
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable
@@ -34,13 +34,13 @@ class SealedShard(NamedTuple):
         return parsed
 
 
-def sealed_shards(store: Store, but: Iterable[str] = ()) -> Iterator[SealedShard]:
+def sealed_shards(store: Store, but: Container[str] = ()) -> Iterator[SealedShard]:
     """List the shards in a pool's folder, covered or not, in no order, `but` for those of these names.
 
     What is not named like one is none.
     """
     skip = len(SHARDS) + 1
-    for entry in store.list(f"{SHARDS}/", ".tar", {f"{SHARDS}/{name}" for name in but}):
+    for entry in store.list(f"{SHARDS}/", ".tar", but):
         name = entry.name[skip:]
         samples = samples_in(name)
         if samples is not None:

@@ -55,7 +55,10 @@ class Quarantined(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """A generation. `parent`: digest of the manifest before it; `txn`: the one commit that made it."""
+    """A generation. `parent`: digest of the manifest before it; `txn`: the one commit that made it.
+
+    `shards`: oldest first, by the generation that promoted them and by name.
+    """
 
     generation: int
     parent: str | None

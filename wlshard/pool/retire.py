@@ -91,8 +91,8 @@ def _sweep(store: Store, slots: Iterable[Manifest | Stub]) -> tuple[int, int, in
     assert newest is not None, "the newest is no stub"
     left = list(store.list(f"{CHOICES}/"))  # and indexes without a shard
     skip = len(SHARDS) + 1
-    but = {f"{SHARDS}/{name}" for tar in named for name in (tar, index_name(tar))}
-    listed = {entry.name[skip:]: entry for entry in store.list(f"{SHARDS}/", but=but)}
+    named.update([index_name(tar) for tar in named])
+    listed = {entry.name[skip:]: entry for entry in store.list(f"{SHARDS}/", but=named)}
     shards = size = 0
     for name, entry in listed.items():
         tar = f"{name[:-4]}.tar" if name.endswith(".idx") else name

@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
 from wlshard import clock
@@ -20,8 +19,6 @@ from wlshard.pool.names import writer_of
 from wlshard.store.base import Store
 
 log = logging.getLogger(__name__)
-
-_age = attrgetter("promoted", "name")
 
 
 class Count(NamedTuple):
@@ -148,7 +145,7 @@ def _plan(store: Store, parent: Manifest, stubs: list[Stub], policy: Policy) -> 
         generation=generation,
         parent=parent.digest,
         txn=os.urandom(16).hex(),
-        shards=tuple(sorted(old + new, key=_age)),
+        shards=(*old, *sorted(new)),
         watermarks=advance(parent.watermarks, verdict.taken, set(map(writer_of, names)), now),
         quarantined=(*(bad for bad in parent.quarantined if bad.shard in names), *verdict.bad),
         floor=parent.floor + len(stubs),
@@ -201,12 +198,10 @@ def _reuse(
     return {"sizes": sorted(sizes.items()), "reused": sorted(reused.items())}
 
 
-def _keep(shards: Iterable[PoolShard], samples: int) -> list[PoolShard]:
-    """Choose the newest of the parent's shards until `samples` are held."""
-    kept = []
-    for shard in sorted(shards, key=_age, reverse=True):
-        if samples <= 0:
-            break
-        kept.append(shard)
-        samples -= shard.samples
-    return kept
+def _keep(shards: tuple[PoolShard, ...], samples: int) -> tuple[PoolShard, ...]:
+    """Choose the newest of the parent's shards, the last in it, until `samples` are held."""
+    first = len(shards)
+    while first and samples > 0:
+        first -= 1
+        samples -= shards[first].samples
+    return shards[first:]

@@ -169,7 +169,7 @@ class Store(Protocol):
     def list(self, prefix: str = "", suffix: str = "", but: Container[str] = ()) -> Iterator[Entry]:
         """List visible objects, by how their names begin and end, in no particular order; never scratch.
 
-        but: whole names to leave out, which spares files a look at each.
+        but: what follows the prefix in names to leave out, which spares files a look at each.
         """
         ...
 

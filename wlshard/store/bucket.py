@@ -119,7 +119,7 @@ class BucketStore(FarStore):
         for entry in self.entries(self._prefix + prefix):
             name = entry.name[skip:]
             # Consoles make names with a slash at their end to stand for folders.
-            if name and name.endswith(suffix) and not name.endswith("/") and name not in but:
+            if name and name.endswith(suffix) and not name.endswith("/") and name[len(prefix) :] not in but:
                 yield Entry(name, entry.bytes, entry.mtime)
 
     def stat(self, name: str) -> Entry:

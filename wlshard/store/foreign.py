@@ -84,7 +84,7 @@ class ForeignStore(ReadOnly):
             found = files.find(root + prefix.rpartition("/")[0], detail=True)
         for path, about in found.items():
             name = path.removeprefix(root)
-            if name.startswith(prefix) and name.endswith(suffix) and name not in but:
+            if name.startswith(prefix) and name.endswith(suffix) and name[len(prefix) :] not in but:
                 yield _entry(name, about)
 
     def stat(self, name: str) -> Entry:

@@ -152,13 +152,13 @@ class LocalStore:
         return self._walk(prefix, suffix, but, scratch=False)
 
     def _walk(self, prefix: str, suffix: str, but: Container[str] = (), *, scratch: bool) -> Iterator[Entry]:
-        pending = [prefix.rpartition("/")[0]]
+        pending, skip = [prefix.rpartition("/")[0]], len(prefix)
         while pending:
             folder = pending.pop()
             before = folder and folder + "/"
             for found in self._scan(folder):
                 name = before + found.name
-                if name in but or not name.startswith(prefix):
+                if name[skip:] in but or not name.startswith(prefix):
                     continue
                 try:
                     if found.is_dir(follow_symlinks=False):

@@ -104,9 +104,8 @@ class MemoryStore:
     def list(self, prefix: str = "", suffix: str = "", but: Container[str] = ()) -> Iterator[Entry]:
         full = self._below(prefix)
         for key, (data, mtime) in list(_objects.items()):
-            name = key.removeprefix(self._root)
-            if key.startswith(full) and key.endswith(suffix) and name not in but:
-                yield Entry(name, len(data), mtime)
+            if key.startswith(full) and key.endswith(suffix) and key[len(full) :] not in but:
+                yield Entry(key.removeprefix(self._root), len(data), mtime)
 
     def stat(self, name: str) -> Entry:
         data, mtime = self._find(name)
