@@ -273,6 +273,16 @@ def test_a_writers_entry_outlives_its_shards_by_days_so_that_no_retry_is_promote
     assert pool.newest().watermarks == {WRITER_B: Watermark(5)}
 
 
+def test_a_writer_whose_shard_the_parent_names_is_not_forgotten(pool, monkeypatch):
+    monkeypatch.setattr("wlshard.pool.buffer.REMEMBERED_S", 0.0)
+    seal_by_hand(pool.store, WRITER_A, 1)
+    pool.rotate()
+    for seq, samples in ((1, 10), (2, 0), (3, 0)):  # kept, dropped, named by an older generation only
+        seal_by_hand(pool.store, WRITER_B, seq)
+        pool.rotate(pool_samples=samples)
+        assert pool.newest().watermarks[WRITER_A] == Watermark(1)
+
+
 def test_a_writer_with_missing_numbers_is_never_forgotten(pool):
     name = seal_by_hand(pool.store, WRITER_A, 2)
     pool.rotate()
