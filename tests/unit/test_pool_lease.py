@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from processes import environ
 
 from wlshard import AccessDenied, CursorMismatch, Loader, LostLease, Pool, StoreUnavailable, clock, samples
 from wlshard.cli.extract import main as extract
+from wlshard.errors import NotFound
 from wlshard.pool import accounting
 from wlshard.pool.accounting import TTL_S
 from wlshard.pool.follow import Follower
@@ -61,6 +63,21 @@ def test_a_lease_is_put_before_it_is_looked_whether_the_generation_is_condemned(
     assert order[0] == ("put", lease_name(1, lease.reader))
     assert order[1:] == [("stat", "condemned/0000000001"), ("open", "generations/0000000001.json")]
     lease.close()
+
+
+def test_a_lease_on_a_pool_that_is_gone_leaves_nothing_in_its_place(pool, tmp_path):
+    lease = pool.lease(1)
+    for entry in list(pool.store.list()):
+        pool.store.delete(entry.name)
+    with pytest.raises(NotFound):  # by the look that follows the put
+        lease.take()
+    assert list(pool.store.list()) == []
+    local = fill_pool(tmp_path / "pool", range(3))
+    lease = local.lease(1)
+    shutil.rmtree(local.url)
+    lease.take()  # a put would make folders anew, so there is none
+    lease.close()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_lease_ends_its_ttl_after_the_sending_of_the_last_renewal(pool, hand):
