@@ -14,8 +14,10 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 from wlshard.loader import Loader
 from wlshard.pool.manifest import Stub, parse_manifest
@@ -96,15 +98,33 @@ def commit_to_visible(folder: Path, rounds: int) -> list[float]:
     return latencies
 
 
-def seal(folder: Path, shards: int, shard_bytes: int) -> float:
-    """Seconds to write and seal shards, fsync and sha256 included."""
+def seal(folder: Path, shards: int, shard_bytes: int, *, synced: bool = True) -> float:
+    """Seconds to write and seal shards, fsync (but for `synced=False`) and sha256 included."""
     pool = Pool(folder).create()
     payload = os.urandom(1 << 20)
-    began = time.perf_counter()
-    with ShardWriter(pool, shard_samples=shard_bytes // len(payload)) as writer:
+    with ExitStack() as stack:
+        if not synced:
+            stack.enter_context(patch("os.fsync", lambda fd: None))
+        began = time.perf_counter()
+        writer = stack.enter_context(ShardWriter(pool, shard_samples=shard_bytes // len(payload)))
         for _ in range(shards * (shard_bytes // len(payload))):
             writer.write({"bin": payload})
-    return time.perf_counter() - began
+        writer.close()
+        return time.perf_counter() - began
+
+
+def cost_of_fsync(base: str, shards: int, pairs: int) -> list[float]:
+    """Speeds of sealing shards of 32 MB, each as a part of that of the same writer without fsync."""
+    parts = []
+    for pair in range(-1, pairs):  # the first is the warm-up
+        took = {}
+        for synced in (pair % 2 == 0, pair % 2 == 1):
+            os.sync()  # or one side would pay for what the other has left
+            with tempfile.TemporaryDirectory(dir=base) as folder:
+                took[synced] = seal(Path(folder, "pool"), shards, 1 << 25, synced=synced)
+        if pair >= 0:
+            parts.append(took[False] / took[True])
+    return parts
 
 
 def plain_write(folder: Path, shards: int, shard_bytes: int) -> float:
@@ -232,6 +252,8 @@ def main() -> None:
                 print(row(f"{what}: {of}", list(values), unit))
         costs = [lease_cost(Path(base, "lease"), 2 * many) for _ in range(2 * runs)]
         print(row("an epoch with a lease / without", [ours / theirs for ours, theirs in costs], "×"))
+    parts = cost_of_fsync(options.folder, 4 if options.quick else 16, 3 * runs)
+    print(row("seal shards of 32 MiB / without fsync", parts, "×"))
     ratios = [theirs / ours for ours, theirs in zip(sealing, plain, strict=True)]
     print(row("seal / plain write", ratios, "×"))
 
