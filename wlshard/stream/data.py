@@ -230,9 +230,13 @@ def data_of_shards(urls: Sequence[str], cache_dir: str | None, on_error: OnError
     """
     data = Data(urls, partial(ShardAccess, cache_dir=cache_dir, on_error=on_error))
     looked: list[tuple[int | None, int | None, bool]] = []
-    with closing(data.each(_look)) as looks:
-        while len(looked) < len(urls) and not (data.remote and looked and looked[-1][0] is None):
-            looked.append(next(looks))
+    try:
+        with closing(data.each(_look)) as looks:
+            while len(looked) < len(urls) and not (data.remote and looked and looked[-1][0] is None):
+                looked.append(next(looks))
+    except BaseException:
+        data.close()  # nobody else knows of its threads
+        raise
     looked += [(None, None, False)] * (len(urls) - len(looked))
     counts, sizes = [samples for samples, _, _ in looked], [size for _, size, _ in looked]
     data.count(counts, sum(size or 0 for size in sizes))
