@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loading import row, write_shards
+from loading import row
 from processes import environ, gone, until
 
-from wlshard import Loader, ShardWriter, UsageError, clock
-
-SOAK_S = 600.0
+from wlshard import Loader, ShardWriter, UsageError
 
 SCRIPT = """
 import atexit, os, sys, threading
@@ -231,46 +229,16 @@ def test_memory_is_what_was_announced(tmp_path, shuffle) -> None:
     assert 0.6 * announced < held < 1.1 * announced  # less where reading does not come as far ahead as it may
 
 
-def resident(process: int) -> int:
-    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * 4096
-
-
 @pytest.mark.long
 def test_a_thousand_loaders_come_and_go_without_growth(tmp_path) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
     sizes = []
     for number in range(1000):
         with Loader([row(n) for n in range(20)], batch_size=2, workers=2) as loader:
             next(iter(loader))
         if number % 100 == 99:
-            sizes.append(
-                (resident(os.getpid()), len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")))
-            )
+            sizes.append((resident(), len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))))
     assert sizes[-1][1:] == sizes[0][1:]
     assert sizes[-1][0] - sizes[1][0] < 2**22, sizes
-
-
-@pytest.mark.long
-@pytest.mark.timeout(900)
-def test_a_training_of_hours_holds_no_more_memory_than_at_its_beginning(tmp_path) -> None:
-    folder = write_shards(tmp_path / "x", 7, 2000, payload=20_000)
-    options = {"batch_size": 16, "shuffle": 600, "workers": 2, "transform": uneven}
-    end, look, seconds, sizes = clock.monotonic() + SOAK_S, 0.0, [], []
-    with Loader(folder, **options) as loader:
-        for _ in loader.epochs():
-            now = clock.monotonic()
-            if now >= end:
-                break
-            if now >= look:
-                look = now + 2
-                workers = [worker.pid for worker in loader._hands._workers]
-                seconds.append(now)
-                sizes.append(sum(map(resident, [os.getpid(), *workers])))
-    third = len(sizes) // 3  # by then all slots are as large as they get
-    slope, _ = np.polyfit(seconds[third:], sizes[third:], 1)
-    print(f"{slope * 3600:+.0f} bytes an hour, of {sizes[-1]}, in {loader.stats()['batches']} batches")
-    assert slope * 8 * 3600 < 2**28, sizes[third::10]
-
-
-def uneven(sample: dict, rng) -> dict:
-    """Batches of all sizes, of arrays, lists and strings."""
-    return {**sample, "raw": np.zeros(int(rng.integers(1, 40_000)), np.uint8), "text": "x" * 100}
