@@ -8,6 +8,8 @@ import gzip
 import os
 import signal
 import threading
+import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from loading import fill_pool, keys, row, write_shards
 from processes import gone, lives
 
 from wlshard import CodecError, Loader, UsageError, UserCodeError, WorkerDied
-from wlshard.stream.data import data_of_shards
+from wlshard.stream.data import data_of_rows, data_of_shards
 from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.order import shape_of
 from wlshard.stream.recipe import Step
@@ -410,6 +412,30 @@ def test_a_worker_keeps_nothing_of_the_steps_that_others_make() -> None:
 
 
 # --- errors
+
+
+def test_a_worker_lets_go_of_what_it_held_of_an_epoch_broken_off() -> None:
+    made: list[weakref.ref] = []
+
+    class Rows(Sequence):
+        def __len__(self) -> int:
+            return 200
+
+        def __getitem__(self, some: slice) -> list[dict]:
+            arrays = [np.zeros(1) for _ in range(*some.indices(200))]
+            made.extend(map(weakref.ref, arrays))
+            return [{"x": array} for array in arrays]
+
+    plan = Plan(shape_of(2, 100, 1, True), 0, 0, 0, 0, 1, drop_last=False, skip=False, workers=2)
+    gc.disable()
+    try:
+        epoch = Epoch(data_of_rows(Rows()), plan, lambda placed, *_: Step(len(placed), 1))
+        assert epoch.step().value == 2
+        epoch.close()
+        assert len(made) > 2
+        assert not any(array() is not None for array in made)
+    finally:
+        gc.enable()
 
 
 def test_an_error_comes_typed_in_its_place_with_the_workers_traceback() -> None:

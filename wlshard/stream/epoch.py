@@ -149,6 +149,8 @@ class Epoch:
 
     def close(self) -> None:
         self._ahead.close()
+        self._steps = iter(())  # and the windows it holds: our own references are a cycle
+        self._later.clear()
 
     def _counted(self) -> Iterator[tuple[list[Placed], int]]:
         plan, data = self.plan, self.data
