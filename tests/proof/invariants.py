@@ -91,7 +91,7 @@ def look(objects: Mapping[str, bytes], acknowledged: Iterable[str] = ()) -> Seen
                 seen.faults.append(f"I3: generation {number} was acknowledged and is not what it was")
         elif what == "sealed" and words[0] not in before:
             _look_at_sealed(seen, words[0])
-        elif what == "schema" and "schema.json" not in objects:
+        elif what == "schema" and not objects.get("schema.json", b"").endswith(b"}\n"):
             seen.faults.append("what samples are like was fixed and is forgotten")
         elif what == "retired" and seen.slots[int(words[0])] not in seen.stubs:
             seen.faults.append(f"I11: generation {words[0]} came back")

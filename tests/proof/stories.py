@@ -67,7 +67,8 @@ def a_pool_in_old_folders(disk: Disk) -> None:
 
 def take_over(disk: Disk) -> None:
     """Go on where another was killed."""
-    create(disk)
+    if not Pool(disk.root).exists():
+        create(disk)
     write(disk, "z", 2)
     rotate(disk)
     retire(disk)
