@@ -12,6 +12,7 @@ from invariants import Seen, look
 from stories import take_over
 
 from wlshard.errors import NotFound, WlshardError
+from wlshard.pool.accounting import TTL_S
 from wlshard.pool.names import ScratchName, boot_id
 from wlshard.pool.pool import Pool
 from wlshard.store import files
@@ -32,6 +33,7 @@ def crashes(disk: Disk, place: str, losses: list[str], after: Iterable[int] | No
 def after_crash(disk: Disk, upto: int, loss: str, target: str, seed: int) -> list[str]:
     os.makedirs(target)
     disk.lay(upto, loss, target, seed)
+    let_leases_end(target)
     told, power = disk.marks(upto), loss not in KILLS
     try:
         before = look(files_in(target), told)
@@ -47,6 +49,14 @@ def after_crash(disk: Disk, upto: int, loss: str, target: str, seed: int) -> lis
         return before.faults + after.faults + lost(before, after) + left(target)
     finally:
         shutil.rmtree(target)
+
+
+def let_leases_end(root: str) -> None:
+    """Let so much time go by that only pins hold."""
+    for folder, _, names in os.walk(f"{root}/leases"):
+        for name in names:
+            past = os.stat(f"{folder}/{name}").st_mtime - 2 * TTL_S
+            os.utime(f"{folder}/{name}", (past, past))
 
 
 def files_in(root: str) -> dict[str, bytes]:
@@ -131,7 +141,11 @@ def faulted(disk: Disk, story: Callable[[Disk], None]) -> Iterator[str]:
 
 
 def twice(
-    new_disk: Callable[[], Disk], place: str, story: Callable[[Disk], None], kills: Iterable[int]
+    new_disk: Callable[[], Disk],
+    place: str,
+    story: Callable[[Disk], None],
+    kills: Iterable[int],
+    another: Callable[[Disk], None] = take_over,
 ) -> Iterator[str]:
     """Kill a story's process at each of these calls, let another go on, and take the power from that one."""
     for at in kills:
@@ -140,6 +154,6 @@ def twice(
             if not killed(disk, story, at):
                 return
             begun = len(disk.calls)
-            take_over(disk)
+            another(disk)
         for fault in crashes(disk, place, LOSSES[:4], range(begun, len(disk.calls) + 1)):
             yield f"killed after {at}, then {fault}"

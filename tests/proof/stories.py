@@ -13,23 +13,24 @@ def create(disk: Disk) -> None:
     disk.mark("created")
 
 
-def write(disk: Disk, name: str, samples: int) -> None:
+def write(disk: Disk, name: str, samples: int, *, any_schema: bool = False) -> None:
     """Write samples `<name><n>` of 3 kB, two to a shard."""
-    writer = ShardWriter(Pool(disk.root), shard_samples=2)
+    writer = ShardWriter(Pool(disk.root), shard_samples=2, any_schema=any_schema)
     told = 0
     for number in range(samples):
         writer.write({"__key__": f"{name}{number}", "bin": bytes([number + 1]) * 3000, "txt": name})
         if writer._shard is not None:
             writer._shard.flush()  # as happens after 0.2 s
-        told = tell(disk, writer, told)
+        told = tell(disk, writer, told, any_schema)
     writer.close()
-    tell(disk, writer, told)
+    tell(disk, writer, told, any_schema)
 
 
-def tell(disk: Disk, writer: ShardWriter, told: int) -> int:
+def tell(disk: Disk, writer: ShardWriter, told: int, any_schema: bool) -> int:
     for url in writer.shards[told:]:
         disk.mark(f"sealed {url.rpartition('/')[2]}")
-        disk.mark("schema")
+        if not any_schema:
+            disk.mark("schema")
     return len(writer.shards)
 
 
@@ -50,6 +51,12 @@ def retire(disk: Disk) -> None:
 def a_writer(disk: Disk) -> None:
     create(disk)
     write(disk, "a", 5)
+
+
+def a_writer_of_anything(disk: Disk) -> None:
+    """Without a schema that is fixed, and so without what is synced along with it."""
+    create(disk)
+    write(disk, "a", 3, any_schema=True)
 
 
 def rotations(disk: Disk) -> None:
@@ -96,4 +103,4 @@ def pins(disk: Disk) -> None:
     retire(disk)
 
 
-STORIES = [a_writer, rotations, retirements, pins, a_pool_in_old_folders]
+STORIES = [a_writer, a_writer_of_anything, rotations, retirements, pins, a_pool_in_old_folders]
