@@ -58,9 +58,9 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
         self._process = 0  # that the loader is of
         self._steps: int | None = None
         self._iters = 0  # of this process, if it is a worker
-        # What the workers agree on without a lock: the epoch begun last, and the DataLoader's iter() it was
-        # begun by. In one word: whoever writes it writes the same. Behind it that of the epoch whose first
-        # state worker 0 laid on the board, and of one for which it could not.
+        # What the workers agree on without a lock, for only worker 0 writes: the epoch begun last, and the
+        # DataLoader's iter() it was begun by, in one word; behind it that of the epoch whose first state
+        # worker 0 laid on the board, and of one for which it could not.
         self._word = torch.tensor([-1, -1, -1])
         self._board = torch.zeros(BOARD_BYTES, dtype=torch.uint8)
         for shared in (self._word, self._board):
@@ -72,7 +72,7 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
             return iter(self._here())
         if self._place is not None and self._place.world > 1:  # what is not inherited where one does not fork
             os.environ.update(RANK=str(self._place.rank), WORLD_SIZE=str(self._place.world))
-        word, loader = self._next_word(worker.seed - worker.id), self._make()
+        word, loader = self._next_word(worker.seed - worker.id, worker.id), self._make()
         try:
             loader.load_state_dict(self._first_state(loader, word, worker.id))
         except BaseException:
@@ -104,8 +104,14 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
 
     def _chosen(self, word: int) -> dict[str, Any]:
         """Wait for what worker 0 chooses; it waits for a pool as long as its loader says."""
+        self._wait_until(lambda: word in self._word[1:].tolist())
+        if self._word[1] != word:
+            raise UsageError("worker 0 of the DataLoader found nothing to read: see its error")
+        return self._read()
+
+    def _wait_until(self, holds: Callable[[], bool]) -> None:
         parent, began, tell = os.getppid(), clock.monotonic(), TELL_S
-        while word not in self._word[1:].tolist():
+        while not holds():
             waited = clock.monotonic() - began
             if waited >= tell:
                 log.warning("waiting for %.0f s for worker 0 of the DataLoader to choose", waited)
@@ -113,22 +119,28 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
             if os.getppid() != parent:
                 raise UsageError("the process of the DataLoader has ended")
             clock.sleep(POLL_S)
-        if self._word[1] != word:
-            raise UsageError("worker 0 of the DataLoader found nothing to read: see its error")
-        return self._read()
 
     def _read(self) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(bytes(self._board.numpy()))
         return state
 
-    def _next_word(self, seed: int) -> int:
-        """Give the epoch that an iter() is, and its key; its workers have a seed and a count in common."""
+    def _next_word(self, seed: int, worker: int) -> int:
+        """Give the epoch that an iter() is, and its key; its workers have a seed and a count in common.
+
+        Worker 0 counts. Those of an iter() that has failed may live on, and begin late: they find another's.
+        """
         self._iters += 1
-        key = hash((seed, self._iters)) % 2**KEY_BITS
-        last, begun_by = divmod(int(self._word[0]), 2**KEY_BITS)
-        word: int = (last if begun_by == key else last + 1) * 2**KEY_BITS + key
-        self._word[0] = word
-        return word
+        key = 1 + hash((seed, self._iters)) % (2**KEY_BITS - 1)  # 0: of a state, that nobody has begun with
+        last = int(self._word[0])
+        if worker:
+            self._wait_until(lambda: self._word[0] % 2**KEY_BITS not in (0, *{last % 2**KEY_BITS} - {key}))
+            last = int(self._word[0])
+            if last % 2**KEY_BITS != key:
+                raise UsageError("another epoch of this DataLoader has begun: nobody waits for this one")
+        elif last % 2**KEY_BITS != key:
+            last = (last // 2**KEY_BITS + 1) * 2**KEY_BITS + key
+            self._word[0] = last
+        return last
 
     def _share(self, loader: Loader) -> Iterator[Any]:
         with loader:
@@ -155,8 +167,10 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next `iter()`, here and in workers to come, give what was left. CursorMismatch."""
         self._begin = dict(state)
-        self._word[0] = (self._begin["epoch"] - 1) * 2**KEY_BITS
-        if torch.utils.data.get_worker_info() is None:
+        worker = torch.utils.data.get_worker_info()
+        if worker is None or worker.id == 0:
+            self._word[0] = (self._begin["epoch"] - 1) * 2**KEY_BITS
+        if worker is None:
             self._here().load_state_dict(self._begin)
 
     def close(self) -> None:
