@@ -113,6 +113,19 @@ def test_workers_give_what_one_process_gives_and_go_on_with_it(sources, chosen, 
         assert same(list(again), expected[1][stop:])
 
 
+def test_what_is_made_of_a_sample_of_a_mix_is_not_divided_between_epochs(sources) -> None:
+    options: dict = {"batch_size": 5, "shuffle": 1, "drop_last": True, "transform": halves, "per_sample": 2}
+    with closing(Loader(sources["mix"], **options)) as loader:
+        _, whole = list(loader), list(loader)
+    with closing(Loader(sources["mix"], **options)) as loader:
+        list(loader)
+        found = [next(iter(loader))]
+        state = loader.state_dict()
+    with closing(Loader(sources["mix"], workers=3, **options)) as loader:
+        loader.load_state_dict(state)
+        assert same([*found, *loader], whole)
+
+
 def check_epoch(epoch: list, name: str, options: dict) -> None:
     """Each sample that was selected came once, each part of it; of a mix, none came twice."""
     found = [key for batch in epoch for key in keys_of(batch)]

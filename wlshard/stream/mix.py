@@ -96,9 +96,13 @@ class MixedData(Data):
         self._count()
 
     def _count(self) -> None:
-        known = [(part.samples or 0, weight) for part, weight in zip(self._parts, self._weights, strict=True)]
+        times = self._parts[0].each_gives  # what is made of a sample is not divided
+        known = [
+            ((part.samples or 0) // times, weight)
+            for part, weight in zip(self._parts, self._weights, strict=True)
+        ]
         whole = min(samples / weight for samples, weight in known)
-        self._takes = [max(1, min(samples, round(whole * weight))) for samples, weight in known]
+        self._takes = [times * max(1, min(samples, round(whole * weight))) for samples, weight in known]
         self.counts = [count for part in self._parts for count in part.counts or ()]
         self.samples = sum(self._takes)
         sizes = [(part.sample_bytes or 0) * take for part, take in zip(self._parts, self._takes, strict=True)]

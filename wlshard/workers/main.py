@@ -142,11 +142,13 @@ class _Worker:
         """Make the steps of a turn; tell whether none is left, rather than a word to stop."""
         epoch = Epoch(self._data, replace(begin.plan, worker=self._number), self._maker)
         opened.append(epoch)
+        most = 1  # the first steps are waited for, and each may be long in the making
         while (slot := self._slot()) is not None:
             self._filling = Filling(self._slots, slot)
             try:
-                if not self._fill(epoch, self._filling):
+                if not self._fill(epoch, self._filling, most):
                     return True
+                most *= 2
             finally:
                 self._send(begin.turn)
         return False
@@ -165,11 +167,15 @@ class _Worker:
             self._hear()
         return None
 
-    def _fill(self, epoch: Epoch, filling: Filling) -> bool:
+    def _fill(self, epoch: Epoch, filling: Filling, most: int) -> bool:
         """Make steps until there are enough for a message; tell whether there may be more."""
         began, waited = clock.monotonic(), epoch.waited_s
         try:
-            while filling.used < FILL_BYTES and clock.monotonic() - began < FILL_S:
+            while (
+                len(filling.packed) < most
+                and filling.used < FILL_BYTES
+                and clock.monotonic() - began < FILL_S
+            ):
                 step = epoch.step()
                 if step is None:
                     return False
