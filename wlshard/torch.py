@@ -133,7 +133,8 @@ class IterableDataset(torch.utils.data.IterableDataset[Any]):
         key = 1 + hash((seed, self._iters)) % (2**KEY_BITS - 1)  # 0: of a state, that nobody has begun with
         last = int(self._word[0])
         if worker:
-            self._wait_until(lambda: self._word[0] % 2**KEY_BITS not in (0, *{last % 2**KEY_BITS} - {key}))
+            before = {0, last % 2**KEY_BITS} - {key}  # not begun yet
+            self._wait_until(lambda: int(self._word[0]) % 2**KEY_BITS not in before)
             last = int(self._word[0])
             if last % 2**KEY_BITS != key:
                 raise UsageError("another epoch of this DataLoader has begun: nobody waits for this one")

@@ -15,7 +15,7 @@ from wlshard import clock
 from wlshard.errors import NotFound, StoreUnavailable
 from wlshard.pool.manifest import STUB_BYTES, Manifest, Stub, digest_of, parse_slot
 from wlshard.pool.names import GENERATIONS, SHARDS, condemned_name, manifest_name
-from wlshard.store.base import Store, object_url
+from wlshard.store.base import Store, exists, object_url
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Generations:
 
     def is_open(self, generation: int) -> bool:
         """Tell whether who has a lease on a generation may read it: neither condemned nor retired."""
-        return not self._exists(condemned_name(generation)) and self.stub(generation) is None
+        return not exists(self._store, condemned_name(generation)) and self.stub(generation) is None
 
     def stubs(self, newest: Manifest) -> list[Stub]:
         """Read the stubs from a manifest's `floor` on, up to the first generation that is none."""
@@ -116,22 +116,15 @@ class Generations:
             numbers = [int(name[:-5]) for name in names if name[:-5].isdecimal() and name.endswith(".json")]
             if numbers:
                 return max(numbers)
-        if not self._exists(manifest_name(0)):
+        if not exists(self._store, manifest_name(0)):
             return -1
         last, step = 0, 1
-        while self._exists(manifest_name(last + step)):
+        while exists(self._store, manifest_name(last + step)):
             last, step = last + step, step * 2
         while step := step // 2:
-            if self._exists(manifest_name(last + step)):
+            if exists(self._store, manifest_name(last + step)):
                 last += step
         return last
-
-    def _exists(self, name: str) -> bool:
-        try:
-            self._store.stat(name)
-        except NotFound:
-            return False
-        return True
 
     def commit(self, manifest: Manifest) -> Manifest | None:
         """Commit a manifest in its slot. None: another came first, begin again from the newest.

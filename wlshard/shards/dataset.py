@@ -15,7 +15,7 @@ from itertools import islice
 
 from wlshard.errors import NotFound, TarError, UsageError, counted
 from wlshard.shards.indexing import make_index
-from wlshard.store.base import Entry
+from wlshard.store.base import Entry, exists
 from wlshard.store.connect import connect, is_local, local_path, locate, write_object
 from wlshard.tar.index import ListedShard, index_name, parse_index, without_names
 
@@ -100,7 +100,7 @@ def write_dataset(urls: Sequence[str], output: str, *, force: bool = False) -> I
     What lies beside a shard is taken, others are read. Holds the index. UsageError: output is there and
     `force` is off; else as `make_index`.
     """
-    if not force and _stands(output):
+    if not force and exists(*locate(output)):
         raise UsageError("exists already: --force replaces it", url=output)
     folder = output[: output.rfind("/") + 1]
     parts = [f"{_MAGIC} {len(urls)}\n".encode()]
@@ -133,12 +133,3 @@ def _index_of(url: str) -> tuple[Entry, bytes]:
         if (after.bytes, after.mtime) != (entry.bytes, entry.mtime):
             raise UsageError("the shard has changed while it was read: wait for its writer to end", url=url)
     return entry, without_names(text)
-
-
-def _stands(url: str) -> bool:
-    store, name = locate(url)
-    try:
-        store.stat(name)
-    except NotFound:
-        return False
-    return True

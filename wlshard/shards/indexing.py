@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from wlshard.errors import NotFound, TarError, UsageError
+from wlshard.errors import TarError, UsageError
 from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.expand import STDIN
 from wlshard.shards.grouping import Grouper
 from wlshard.shards.reader import open_shard, scan_headers
 from wlshard.shards.tally import Tally
-from wlshard.store.base import Store, object_url
+from wlshard.store.base import Store, exists, object_url
 from wlshard.store.connect import locate
 from wlshard.tar.compression import plain
 from wlshard.tar.index import IndexText, index_name
@@ -82,7 +82,8 @@ def write_index(url: str, *, force: bool = False) -> tuple[str, int]:
 
 def without_index(urls: Sequence[str]) -> list[str]:
     """List those of the shards that have no index beside them."""
-    return [url for url in urls if not _index_stands(*locate(url))]
+    found = [(url, *locate(url)) for url in urls]
+    return [url for url, store, name in found if not exists(store, index_name(name))]
 
 
 def check_indexable(urls: Sequence[str], *, force: bool) -> None:
@@ -99,16 +100,8 @@ def check_indexable(urls: Sequence[str], *, force: bool) -> None:
         if not store.can.write:
             raise UsageError("its store takes no writes: wl-index - < SHARD > x.idx makes one here", url=url)
         store.stat(name)
-        if not force and _index_stands(store, name):
+        if not force and exists(store, index_name(name)):
             raise _exists(store, index)
-
-
-def _index_stands(store: Store, name: str) -> bool:
-    try:
-        store.stat(index_name(name))
-    except NotFound:
-        return False
-    return True
 
 
 def _exists(store: Store, index: str) -> UsageError:

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from tempfile import TemporaryFile, gettempdir
 from typing import IO, Self
 
-from wlshard.errors import NotFound, UsageError
+from wlshard.errors import UsageError
 from wlshard.sample import KEY, Sample
 from wlshard.shards.growing import GrowingShard
 from wlshard.shards.packing import Packed, compressor, open_stdout
 from wlshard.shards.target import ClosedShard, PlainTarget
-from wlshard.store.base import Buffer, Draft, Store
+from wlshard.store.base import Buffer, Draft, Store, exists
 from wlshard.store.connect import locate
 from wlshard.store.files import errors_of, write_all
 from wlshard.tar.header import END_MARK
@@ -181,14 +181,7 @@ class OutputSet:
 
 def is_there(url: str) -> bool:
     """Tell whether an output of this name exists."""
-    if url == STDOUT:
-        return False
-    store, name = locate(url)
-    try:
-        store.stat(name)
-    except NotFound:
-        return False
-    return True
+    return url != STDOUT and exists(*locate(url))
 
 
 def refuse_there(urls: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias
 
-from wlshard.errors import AccessDenied, UsageError
+from wlshard.errors import AccessDenied, NotFound, UsageError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -190,3 +190,12 @@ class Store(Protocol):
     def path(self, name: str) -> str | None:
         """Give the file an object is, or None where it is none."""
         ...
+
+
+def exists(store: Store, name: str) -> bool:
+    """Tell whether there is an object of this name. Costs a `stat`; its other errors are raised."""
+    try:
+        store.stat(name)
+    except NotFound:
+        return False
+    return True
