@@ -125,6 +125,27 @@ def test_a_seal_that_failed_is_tried_again_under_the_same_name(pool, kind, lost)
     assert list(pool.store.drafts()) == []
 
 
+def test_a_writer_goes_on_whose_shard_was_swept_before_its_folder_was_synced(pool):
+    """The sync failed once; until the next try the shard was promoted, dropped and swept."""
+    refused = [StoreUnavailable("for a moment")]
+
+    def once(operation):
+        return refused.pop() if (operation.kind, operation.name) == ("sync", "shards") and refused else None
+
+    writer = ShardWriter(Pool(pool.url, store=FaultyStore(pool.store, once)), shard_samples=1)
+    with pytest.raises(StoreUnavailable):
+        writer.write({"txt": "x"})
+    for _ in range(3):
+        assert pool.rotate().promoted.samples == 1
+        fill(pool, 1)
+    assert pool.retire(keep=2).shards == 1
+    writer.write({"txt": "y"})
+    writer.close()
+    assert [shard.parsed.seq for shard in pool.buffer() if shard.parsed.writer == writer.writer] == [2]
+    assert pool.rotate().promoted.samples == 2
+    assert list(pool.store.drafts()) == []
+
+
 def test_what_another_made_and_died_before_it_was_durable_is_durable_before_we_build_on_it(pool):
     """A loss of power took pool or schema with it, under shards that were acknowledged."""
     fill(pool, 1)

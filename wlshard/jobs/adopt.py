@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from wlshard.jobs.job import Progress
 from wlshard.pool.names import ShardName
 from wlshard.pool.pool import Pool
-from wlshard.pool.seal import SealingTarget, seal
+from wlshard.pool.seal import SealingTarget
 from wlshard.shards.reader import read_samples
 from wlshard.shards.writer import ClosedShard, RollingWriter
 from wlshard.store.base import Draft
@@ -22,10 +22,9 @@ class _Adopting(SealingTarget):
         self.fix(draft)
         writer = f"19700101T000000-adopted-{shard.sha256[:16]}"
         name = ShardName(writer, 1, shard.samples, shard.sha256[:32])
-        if not seal(self.pool.store, draft, name, shard.bytes, shard.index):
-            return super().publish(draft, shard)  # other bytes have the name
-        self._seq += 1
-        return self.pool.shard_url(str(name))
+        if self.seal(draft, shard, name):
+            return self.pool.shard_url(str(name))
+        return super().publish(draft, shard)  # other bytes have the name
 
 
 def adopt(

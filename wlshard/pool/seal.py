@@ -24,6 +24,13 @@ def seal(store: Store, draft: Draft, name: ShardName, size: int, index: Buffer) 
 
     May be called again after any error. False: something else has the name, and stays as it is.
     """
+    shown = _show(store, draft, name, size, index)
+    if shown:
+        _settle(store, draft)
+    return shown
+
+
+def _show(store: Store, draft: Draft, name: ShardName, size: int, index: Buffer) -> bool:
     tar = f"{SHARDS}/{name}"
     sealed = _present(store, tar, name, size)  # by an earlier try whose reply was lost, or by a salvager
     if sealed is None:
@@ -31,10 +38,12 @@ def seal(store: Store, draft: Draft, name: ShardName, size: int, index: Buffer) 
         if not _put_index(store, index_name(tar), index):
             return False
         sealed = draft.publish(tar) or bool(_present(store, tar, name, size))
-    if sealed:
-        store.sync(SHARDS)
-        draft.discard()
     return sealed
+
+
+def _settle(store: Store, draft: Draft) -> None:
+    store.sync(SHARDS)
+    draft.discard()
 
 
 def _put_index(store: Store, name: str, index: Buffer) -> bool:
@@ -76,6 +85,7 @@ class SealingTarget:
         self.writer: str | None = None
         self._pid = 0
         self._seq = 1  # of the shard being written, in this writer
+        self._shown: ShardName | None = None
 
     def open_draft(self, seq: int) -> Draft:  # noqa: ARG002 — a new writer counts anew
         self.pool.require()  # or a folder that is no pool any more would be filled
@@ -89,15 +99,24 @@ class SealingTarget:
     def publish(self, draft: Draft, shard: ClosedShard) -> str:
         self.pool.require()
         self.fix(draft)
-        store = self.pool.store
         for _ in range(2):
             name = ShardName(self._begun(), self._seq, shard.samples, shard.sha256[:32])
-            if seal(store, draft, name, shard.bytes, shard.index):
-                self._seq += 1
+            if self.seal(draft, shard, name):
                 return self.pool.shard_url(str(name))
             self.writer = None
         advice = "its name is taken by other bytes, under two writer ids: see what writes into this folder"
         raise StoreUnavailable(advice, url=self.pool.shard_url(str(name)))
+
+    def seal(self, draft: Draft, shard: ClosedShard, name: ShardName) -> bool:
+        """Seal under this name. False: something else has it."""
+        store = self.pool.store
+        # What an earlier try has shown may have been promoted and swept since: it is not shown again.
+        if self._shown != name and not _show(store, draft, name, shard.bytes, shard.index):
+            return False
+        self._shown = name
+        _settle(store, draft)
+        self._seq += 1
+        return True
 
     def fix(self, draft: Draft) -> None:
         """Make the samples of the pool's first shard its schema. GroupingError: it is another's already."""
