@@ -21,7 +21,7 @@ from wlshard import Loader, ShardWriter, samples
 from wlshard.errors import NotFound, StoreUnavailable, WlshardError
 from wlshard.shards.access import ShardAccess
 from wlshard.store import cached, options
-from wlshard.store.cache import BLOCK_BYTES
+from wlshard.store.cache import BLOCK_BYTES, Cache
 
 SAMPLES, SHARDS = 40, 4
 SAMPLE_BYTES = 200_000  # a shard is two blocks
@@ -204,6 +204,20 @@ def test_what_was_used_longest_ago_makes_room(
         assert not asked(door)
     labels(once % 1, **cache)
     assert asked(door)
+
+
+def test_blocks_used_within_one_tick_of_the_system_make_room_in_their_order(tmp_path: Path) -> None:
+    blocks = Cache(str(tmp_path), 16 << 10)
+    data = memoryview(bytearray(1 << 10))
+    numbers = list(range(16))
+    for number in numbers:
+        blocks.keep(blocks.place("x", str(number)), number, data)
+    for number in reversed(numbers):  # sizes are equal, names as random as digests
+        assert blocks.load(blocks.place("x", str(number)), number, data)
+    blocks.keep(blocks.place("x", "new"), 0, data)
+    left = [number for number in numbers if blocks.has(blocks.place("x", str(number)), number)]
+    assert left == numbers[: len(left)]
+    assert 0 < len(left) < len(numbers)
 
 
 def test_a_changed_object_is_read_anew_and_never_mixed(nginx: WebServer, cache: dict[str, object]) -> None:
