@@ -384,6 +384,20 @@ def test_a_rotation_anywhere_in_the_sweep_loses_no_shard(pool, pool_samples):
     assert stop > 15
 
 
+def test_a_pool_deleted_before_the_sweep_is_not_found(pool):
+    grow(pool, 1)
+
+    def delete():
+        for entry in list(pool.store.list()):
+            pool.store.delete(entry.name)
+
+    store = Interrupting(
+        pool.store, lambda operation: (operation.kind, operation.name) == ("read", manifest_name(0)), delete
+    )
+    with pytest.raises(NotFound, match="deleted meanwhile"):
+        Pool(pool.url, store=store).retire()
+
+
 def test_a_tar_goes_before_its_index(pool):
     names = grow(pool, 3)
     for name in names:

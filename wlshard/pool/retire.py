@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from wlshard.errors import NotFound
 from wlshard.pool.accounting import Accounting
 from wlshard.pool.generations import Generations
 from wlshard.pool.manifest import Manifest, Stub
@@ -88,7 +89,8 @@ def _sweep(store: Store, slots: Iterable[Manifest | Stub]) -> tuple[int, int, in
             newest = slot
             named |= slot.names
             named.update(bad.shard for bad in slot.quarantined)
-    assert newest is not None, "the newest is no stub"
+    if newest is None:
+        raise NotFound("this pool was deleted meanwhile", url=store.url)
     left = list(store.list(f"{CHOICES}/"))  # and indexes without a shard
     skip = len(SHARDS) + 1
     named.update([index_name(tar) for tar in named])
