@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from unittest.mock import patch
 
 from disk import Dead, Disk
 from invariants import Seen, look
-from stories import take_over
+from stories import about_to_retire, take_over
 
 from wlshard.errors import NotFound, WlshardError
 from wlshard.pool.accounting import TTL_S
+from wlshard.pool.lease import Lease
+from wlshard.pool.manifest import Manifest
 from wlshard.pool.names import ScratchName, boot_id
 from wlshard.pool.pool import Pool
 from wlshard.store import files
@@ -99,6 +102,41 @@ def left(root: str) -> list[str]:
     found = os.listdir(f"{root}/shards") if os.path.isdir(f"{root}/shards") else []
     scratch = (name for name in found if ScratchName.parse(f"shards/{name.removesuffix('.partial')}"))
     return [f"I8: {name} was left" for name in scratch]
+
+
+def fails_alone(new_disk: Callable[[], Disk], place: str) -> Iterator[str]:
+    """Take the power from the store's machine alone, at any call of a retirement, which goes on.
+
+    Readers elsewhere take at once what they may, before anything else happens; yield what they miss then.
+    """
+    for loss in ("all", "unborn"):  # not bytes of a file that somebody has open: he would be told
+        for at in range(1000):
+            disk, held, faults = new_disk(), list[tuple[Lease, Manifest]](), list[str]()
+            with disk.noting():
+                about_to_retire(disk)
+                disk.meanwhile = len(disk.calls) + at, partial(lose_and_take, disk, place, loss, held)
+                try:
+                    Pool(disk.root).retire()
+                except NotFound:
+                    pass  # what it was writing is gone
+                except WlshardError as error:
+                    faults.append(str(error))
+            there = files_in(disk.root)
+            for lease, manifest in held:
+                gone = [shard.name for shard in manifest.shards if f"shards/{shard.name}" not in there]
+                faults += [f"I4: {name} of generation {lease.generation} is gone" for name in gone]
+                lease.close()
+            end_process()
+            if disk.meanwhile:
+                break  # it ended before
+            yield from (f"call {at}, {loss}: {fault}" for fault in faults + look(there).faults)
+
+
+def lose_and_take(disk: Disk, place: str, loss: str, held: list[tuple[Lease, Manifest]]) -> None:
+    disk.lose_power(loss, f"{place}/left")
+    pool = Pool(disk.root)
+    leases = [(pool.lease(number), pool.manifest(number)) for number in pool.generations()]
+    held += [pair for pair in leases if pair[0].take()]
 
 
 def killed(disk: Disk, story: Callable[[Disk], None], at: int) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class File:
     """A file on the disk: what fsync made durable, and what was written since."""
 
     data: bytearray = field(default_factory=bytearray)
-    durable: bytes = b""
+    durable: bytes | None = None  # None: never, so it may be gone, though its name is durable
     since: list[tuple[int, bytes | None]] = field(default_factory=list)  # at, data; None: cut there
 
     def change(self, at: int, data: bytes | None) -> None:
@@ -107,7 +108,7 @@ class Disk:
     """Note what is done below `root` while `noting`.
 
     `dies_at`: the number of calls after which the process is dead. `fails`: the call that fails, how, and
-    whether it is done all the same.
+    whether it is done all the same. `meanwhile`: after so many calls, what happens before the next.
     """
 
     def __init__(self, root: str) -> None:
@@ -115,6 +116,7 @@ class Disk:
         self.calls: list[Call] = []
         self.dies_at: int | None = None
         self.fails: tuple[int, int, bool] | None = None  # after so many calls, errno, done
+        self.meanwhile: tuple[int, Callable[[], None]] | None = None
         self.skipped_site = ""  # an fsync asked for here is left out
         self.skipped_at: list[int] = []  # after so many calls
         self._files: dict[tuple[int, int], int] = {}
@@ -164,6 +166,9 @@ class Disk:
                 return real(*args, **how)
             if self.dies_at is not None and len(self.calls) >= self.dies_at:
                 raise Dead
+            if self.meanwhile and len(self.calls) == self.meanwhile[0]:
+                (_, happen), self.meanwhile = self.meanwhile, None
+                happen()
             if note == self._fsync and site_of() == self.skipped_site:
                 self.skipped_at.append(len(self.calls))
                 return None
@@ -214,11 +219,19 @@ class Disk:
         self._folders.add(number)
         return [Call("folder", number, self._below(path))]
 
+    def lose_power(self, loss: str, place: str) -> None:
+        """Lose it now, and come back; processes elsewhere live on."""
+        os.mkdir(place)
+        self.lay(len(self.calls), loss, place)
+        shutil.rmtree(self.root)
+        os.rename(place, self.root)
+
     def lay(self, upto: int, loss: str, target: str, seed: int = 0) -> None:
         """Write into `target` what is there after so many calls and a crash.
 
         loss: "kill", and "torn kill" in the midst of a write; of power "all" that is not durable, "bytes" but
-        not names, "zeros" where bytes were to be, "some" of each, drawn by `seed`.
+        not names, "zeros" where bytes were to be, "some" of each, drawn by `seed`; "unborn": all, and files
+        none of whose bytes ever were.
         """
         state, draw = State(), random.Random(f"{upto} {seed}")
         calls = self.calls[:upto]
@@ -238,6 +251,8 @@ class Disk:
             place = os.path.join(target, path)
             if number in self._folders or not os.path.isdir(os.path.dirname(place)):
                 continue  # a name in a folder whose own name was lost is lost with it
+            if loss == "unborn" and state.files[number].durable is None:
+                continue
             with open(place, "wb") as file:
                 file.write(survivor(state.files[number], loss, draw))
             if not path.startswith("leases/"):  # which are as fresh as they were
@@ -248,7 +263,7 @@ def survivor(file: File, loss: str, draw: random.Random) -> bytes:
     """Give the bytes of a file after a crash."""
     if loss in ("kill", "torn kill"):
         return bytes(file.data)
-    data = bytearray(file.durable)
+    data = bytearray(file.durable or b"")
     if loss == "zeros":
         return bytes(data[: len(file.data)]) + bytes(max(0, len(file.data) - len(data)))
     if loss == "some":

@@ -89,6 +89,13 @@ def retirements(disk: Disk) -> None:
         retire(disk)
 
 
+def about_to_retire(disk: Disk) -> None:
+    create(disk)
+    for name in "abc":
+        write(disk, name, 1)
+        rotate(disk)
+
+
 def pins(disk: Disk) -> None:
     create(disk)
     for name in "abc":
