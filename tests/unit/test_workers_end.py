@@ -153,6 +153,28 @@ def test_a_stopped_worker_does_not_hold_up_close() -> None:
     gone(workers)
 
 
+def test_a_worker_that_is_busy_ends_with_its_loader_and_need_not_be_killed(monkeypatch) -> None:
+    (never, writer), (told, tell) = os.pipe(), os.pipe()
+
+    def wait(sample):
+        if sample["n.index"] == 2:
+            os.write(tell, b".")
+            os.read(never, 1)
+        return sample
+
+    loader = Loader([row(n) for n in range(8)], batch_size=2, transform=wait, workers=1)
+    iterator = iter(loader)
+    next(iterator)
+    (worker,) = loader._hands._workers
+    kill, killed = worker._process.kill, []
+    monkeypatch.setattr(worker._process, "kill", lambda: killed.append(worker) or kill())
+    os.read(told, 1)
+    loader.close()
+    for end in (never, writer, told, tell):
+        os.close(end)
+    assert not killed
+
+
 def test_a_child_forked_by_the_user_leaves_the_workers_alone_and_may_begin_anew() -> None:
     rows = [row(n) for n in range(400)]
     with Loader(rows, batch_size=2, workers=2) as loader:

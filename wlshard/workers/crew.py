@@ -290,8 +290,8 @@ def _never(*_: object) -> NoReturn:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let ^C wait for the end of the block; a process started in it begins deaf to ^C."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Let ^C and SIGTERM wait for the end of the block; a process started in it begins deaf to them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
+from types import FrameType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
@@ -90,9 +92,9 @@ class Ended(NamedTuple):
 def main(end: socket.socket, start: Start) -> None:
     """Be a worker until the parent closes its end of the wire, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is the parent's
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, partial(_end, end))
     signal.set_wakeup_fd(-1)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     if start.follows:
         die_with_parent(start.parent, signal.SIGKILL)
     share_blocks()  # each epoch has a new thread that reads
@@ -104,6 +106,16 @@ def main(end: socket.socket, start: Start) -> None:
     except wire.Gone:
         sys.stdout.flush()
         os._exit(0)  # without regard to a read under way
+
+
+def _end(end: socket.socket, number: int, _frame: FrameType | None) -> None:
+    """Leave what is under way, or waited for, if the parent has hung up; another's signal ends us as ever."""
+    hung_up = select.poll()
+    hung_up.register(end, 0)
+    if hung_up.poll(0):
+        raise wire.Gone
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 class _Worker:

@@ -195,7 +195,7 @@ class Worker:
         return url.decode("utf-8", "replace") or None, key.decode("utf-8", "replace") or None
 
     def hang_up(self) -> None:
-        """Tell the worker to end, by closing the wire. The consumer keeps what it holds."""
+        """Tell the worker to end, by closing the wire and a signal. The consumer keeps what it holds."""
         for slot in self._slots.values():
             slot.leave()
         self._slots.clear()
@@ -204,6 +204,7 @@ class Worker:
         with suppress(OSError):
             self.end.shutdown(socket.SHUT_RDWR)  # for whoever has inherited a copy of it, too
         self.end.close()
+        self._process.terminate()  # it may not look at the wire for long: it waits for data
 
     def end_by(self, seconds_left: float) -> None:
         """See to the end of the process: by itself if it is quick, else it is killed."""
