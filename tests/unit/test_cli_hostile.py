@@ -191,6 +191,29 @@ def test_what_is_not_asked_for_is_not_unpacked(folder: Path) -> None:
     assert call("cat o.tar npy.gz").stdout_bytes == field
 
 
+@pytest.mark.parametrize("field", ["txt.gz", "npz"])
+def test_a_field_that_unpacks_to_more_than_max_member_is_refused_by_whoever_unpacks_it(
+    field: str, folder: Path
+) -> None:
+    data = saved(np.savez_compressed, np.zeros(1 << 21, np.uint8))
+    data = gzip.compress(b"x" * (1 << 21)) if field == "txt.gz" else data
+    (folder / "b.tar").write_bytes(member(f"k.{field}".encode(), data) + END)
+    touch = f"[_['{field}']]"
+    for line in (
+        f"extract -f {field}",
+        f"extract -S {touch}",
+        f"map -c {touch} -o o.tar --force",
+        f"map -P 2 -c {touch} -o p.tar",
+        f"map -P 2 -c {touch} -o q-%d.tar b.tar::b.tar::@",
+        f"reshard --sort {field} -o r.tar",
+        "info",
+    ):
+        done = call(f"{line} b.tar --max-member 1M".replace("@ ", ""))
+        assert (done.exit_code, "more than 1048576 bytes" in done.stderr) == (22, True), (line, done.output)
+    assert call(f"map -c {touch} b.tar -o o.tar").exit_code == 0
+    assert call(f"cat b.tar {field} --max-member 1M").stdout_bytes == data
+
+
 @pytest.mark.parametrize(
     "url", ["pipe:touch owned", "pipe:cat x.tar", "pipe://touch owned", "a.tar::pipe:touch owned"]
 )

@@ -134,14 +134,16 @@ def test_a_cut_or_altered_gzip_field_is_an_error(spoil):
 
 
 def test_a_gzip_bomb_is_refused():
-    from wlshard.codecs.gzipped import compress, decompress
+    from wlshard.codecs.gzipped import compress, decompress, unpacking_at_most
 
     data = compress(bytes(10_000))
-    assert len(decompress(data, limit=10_000)) == 10_000
-    with pytest.raises(ValueError, match="more than 9999 bytes"):
-        decompress(data, limit=9_999)
-    with pytest.raises(ValueError, match="more than 19999 bytes"):
-        decompress(data * 2, limit=19_999)
+    with unpacking_at_most(10_000):
+        assert len(decompress(data)) == 10_000
+    with unpacking_at_most(9_999), pytest.raises(ValueError, match="more than 9999 bytes"):
+        decompress(data)
+    with unpacking_at_most(19_999), pytest.raises(ValueError, match="more than 19999 bytes"):
+        decompress(data * 2)
+    assert len(decompress(data * 2)) == 20_000
 
 
 def test_a_decoder_is_made_once_for_a_field():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from wlshard.errors import UsageError
 from wlshard.store.options import size_of
@@ -74,6 +75,14 @@ def listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     return names
 
 
+def _most_unpacked(ctx: click.Context, _: click.Parameter, value: int) -> int:
+    if ctx.get_parameter_source("max_member_bytes") is not ParameterSource.DEFAULT:
+        from wlshard.codecs.gzipped import unpacking_at_most
+
+        ctx.with_resource(unpacking_at_most(value))
+    return value
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="The result as JSON on stdout, an error as JSON on stderr."
 )
@@ -89,7 +98,8 @@ skip_option = click.option(
 )  # fmt: skip
 max_member_option = click.option(
     "--max-member", "max_member_bytes", type=Bytes(), default="16G", show_default=True,
-    help="Refuse larger members: each is held in memory whole.",
+    callback=_most_unpacked,
+    help="Refuse larger members, and what unpacks to more (.gz, npz: 4G): each is held in memory whole.",
 )  # fmt: skip
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0)

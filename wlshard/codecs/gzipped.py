@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from wlshard.codecs.codec import Buffer
 
 # deflate packs 1032:1 at best, and a label map of one class comes near that: only an absolute limit tells
 # a bomb from data. 4 GiB is 30 times the largest field in use (a 256³ float64 volume, 134 MB).
 MAX_BYTES = 2**32
+_most_bytes = MAX_BYTES
+
+
+@contextmanager
+def unpacking_at_most(limit: int) -> Iterator[None]:
+    """Refuse, in this process while the block runs, what decompresses to more than this, or to 4 GiB."""
+    global _most_bytes
+    before, _most_bytes = _most_bytes, min(limit, MAX_BYTES)
+    try:
+        yield
+    finally:
+        _most_bytes = before
+
+
+def check_unpacked(size: int) -> None:
+    """Raise ValueError for so many decompressed bytes if they are too many."""
+    if size > _most_bytes:
+        raise ValueError(f"it decompresses to more than {_most_bytes} bytes")
 
 
 def compress(data: Buffer) -> bytes:
@@ -17,7 +37,7 @@ def compress(data: Buffer) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-def decompress(data: Buffer, limit: int = MAX_BYTES) -> bytes:
+def decompress(data: Buffer) -> bytes:
     """Decompress all members of data; zero padding after the last is allowed, as gzip(1) allows it."""
     out: list[bytes] = []
     total = 0
@@ -25,12 +45,11 @@ def decompress(data: Buffer, limit: int = MAX_BYTES) -> bytes:
     while True:
         unpacker = zlib.decompressobj(31)
         try:
-            out.append(unpacker.decompress(rest, limit - total + 1))
+            out.append(unpacker.decompress(rest, _most_bytes - total + 1))
         except zlib.error as error:
             raise ValueError(f"bad gzip data ({error})") from error
         total += len(out[-1])
-        if total > limit:
-            raise ValueError(f"it decompresses to more than {limit} bytes")
+        check_unpacked(total)
         if not unpacker.eof:
             raise ValueError("the gzip data is cut short")
         rest = unpacker.unused_data.lstrip(b"\0")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from wlshard.codecs.codec import Buffer
-from wlshard.codecs.gzipped import MAX_BYTES
+from wlshard.codecs.gzipped import check_unpacked
 
 _MAGIC = b"\x93NUMPY"
 _USUAL_BYTES = 128  # of the headers that numpy writes for all but structures and many dimensions
@@ -76,8 +76,7 @@ def decode_npz(data: Buffer) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
-            if sum(member.file_size for member in members) > MAX_BYTES:
-                raise ValueError(f"it decompresses to more than {MAX_BYTES} bytes")
+            check_unpacked(sum(member.file_size for member in members))
             read = {member.filename: archive.read(member) for member in members}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"bad npz data ({error})") from error

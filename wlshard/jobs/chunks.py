@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from wlshard.codecs import Buffer
+from wlshard.codecs.gzipped import unpacking_at_most
 from wlshard.jobs.each import Done, Heard, Made, Numbered, ShardJob, applied, selected, write
 from wlshard.jobs.engine import Answer, Engine, Task
 from wlshard.sample import KEY, URL, Sample
@@ -66,10 +67,11 @@ def do_chunk(args: Mapping[str, Any], body: memoryview) -> Answer:
     """Apply the job's function to the samples of a chunk: a task for engines."""
     job = ShardJob(**args["job"])
     results, parts = [], list[Buffer]()
-    for made in applied(job, _samples(args["samples"], body)):
-        came = {id(value): name for name, value in made.sample.items()}
-        stored = [_packed(sample, came, parts) for sample in made.samples]
-        results.append([stored, made.failed])
+    with unpacking_at_most(job.max_member_bytes):
+        for made in applied(job, _samples(args["samples"], body)):
+            came = {id(value): name for name, value in made.sample.items()}
+            stored = [_packed(sample, came, parts) for sample in made.samples]
+            results.append([stored, made.failed])
     return Answer({"results": results}, parts)
 
 

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wlshard.codecs import Buffer, encode
+from wlshard.codecs.gzipped import unpacking_at_most
 from wlshard.errors import (
     AccessDenied,
     CodecError,
@@ -226,4 +227,6 @@ def run_here(job: ShardJob, heard: Heard = lambda _: None) -> Done:
 
 def do_shard(args: Mapping[str, Any], _body: memoryview) -> Answer:
     """Do a whole job in this process: a task for engines."""
-    return Answer(asdict(run_here(ShardJob(**args))))
+    job = ShardJob(**args)
+    with unpacking_at_most(job.max_member_bytes):
+        return Answer(asdict(run_here(job)))
