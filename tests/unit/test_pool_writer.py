@@ -310,6 +310,12 @@ def test_templates_write_plain_shards(tmp_path):
         ShardWriter(f"{tmp_path}/one.tar")
 
 
+@pytest.mark.parametrize("ending", ["tar.gz", "tgz", "tar.zst", "tzst"])
+def test_packed_shards_are_refused_with_what_packs_them_and_no_pool_is_looked_for(tmp_path, ending):
+    with pytest.raises(UsageError, match="wl-reshard packs them"):
+        ShardWriter(f"{tmp_path}/x-%06d.{ending}")
+
+
 # Names
 
 

@@ -411,6 +411,13 @@ def test_a_key_twice_in_a_shard_is_refused_and_the_first_stays(tmp_path: Path) -
     ]
 
 
+def test_a_key_comes_again_in_the_next_shard_whatever_has_filled_the_first(tmp_path: Path) -> None:
+    with RollingWriter(TemplateTarget(template(tmp_path)), shard_bytes=5000) as out:
+        out.write(a_sample(0, 2000))
+        out.write(a_sample(0, 2000))
+    assert [len(members(shard)) for shard in out.shards] == [1, 1]
+
+
 def test_a_sample_that_does_not_encode_leaves_nothing_and_is_named(tmp_path: Path) -> None:
     with RollingWriter(TemplateTarget(template(tmp_path))) as out:
         out.write(a_sample(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from wlshard.pool.pool import Pool
 from wlshard.pool.seal import SealingTarget
 from wlshard.shards.writer import RollingWriter, Target, TemplateTarget
 from wlshard.store.options import use_options
+
+_SHARDS = re.compile(r"\.(tar(\.\w+)?|tgz|tzst|txz|tbz2?)$")  # packed ones too: they are refused
 
 
 class ShardWriter(RollingWriter):
@@ -41,7 +44,7 @@ class ShardWriter(RollingWriter):
         sink: Target
         if isinstance(target, Pool):
             sink = SealingTarget(target, any_schema=any_schema)
-        elif os.fspath(target).endswith(".tar"):
+        elif _SHARDS.search(os.fspath(target)):
             sink = TemplateTarget(os.fspath(target))
         else:
             sink = SealingTarget(Pool(target), any_schema=any_schema)

@@ -85,13 +85,13 @@ class GrowingShard:
         value that does not encode.
         """
         name, pending, start = check_key(key), self._pending, self.end
-        if name in self._keys:
-            raise GroupingError("this key is in the shard already: give each sample its own", key=name)
         mark = len(pending)
         try:
             entries, end, large, urgent = self._encode(name, sample, lasting)
             if full := end > most_bytes - len(END_MARK) and start > 0:
                 del pending[mark:]
+            elif name in self._keys:
+                raise GroupingError("this key is in the shard already: give each sample its own", key=name)
             elif self._admit is not None:
                 self._admit(sample)
         except BaseException:

@@ -135,9 +135,8 @@ class TemplateTarget(PlainTarget):
         except (TypeError, ValueError) as error:
             raise UsageError(f"not a template ({error}): write it like x-%06d.tar", url=template) from error
         if first == second or not first.endswith(".tar"):
-            raise UsageError(
-                "shards are named by number and end in .tar: write it like x-%06d.tar", url=template
-            )
+            advice = "write it like x-%06d.tar; wl-reshard packs them, -o 'x-%06d.tar.gz'"
+            raise UsageError(f"shards are named by number and end in .tar: {advice}", url=template)
         if index_name(first) == index_name(second):
             advice = "the number must come before the first dot, or all shards would share one index"
             raise UsageError(f"{advice}: {index_name(first)}", url=template)
