@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -322,6 +323,25 @@ def test_a_full_disk_is_told_and_nothing_is_published(output: str, how: list[str
     told = done("reshard", "a.tar", "-o", small_disk / output, *how, cwd=Path(), code=12)
     assert "the disk is full" in told
     assert files(small_disk) == []
+
+
+def test_more_outputs_than_files_may_be_open_are_written_as_far_as_the_system_lets_us() -> None:
+    shard(Path("a.tar"), 200)
+    words = [sys.executable, "-P", "-m", "wlshard.cli.reshard", "a.tar", "--shard-samples", "1", "-o"]
+
+    def limited(output: str, soft: int, hard: int) -> subprocess.CompletedProcess[bytes]:
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+        return subprocess.run(
+            [*words, output], env=processes.environ(), capture_output=True, preexec_fn=limit, check=False
+        )
+
+    assert limited("x-%03d.tar", 64, 1000).returncode == 0
+    assert len(files(Path())) == 2 + 400
+    told = limited("y-%03d.tar", 64, 64)
+    assert (told.returncode, "raise `ulimit -n`" in told.stderr.decode()) == (12, True)
+    assert len(files(Path())) == 2 + 400
 
 
 def test_an_error_publishes_none_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
