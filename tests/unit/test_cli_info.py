@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wlshard.pool.names import ShardName, new_writer
 from wlshard.pool.pool import Pool
 from wlshard.pool.writer import ShardWriter
 from wlshard.shards.writer import RollingWriter, TemplateTarget
@@ -126,7 +127,16 @@ def test_a_pool_adds_its_state(tmp_path: Path) -> None:
     assert row(told(tmp_path / "pool"), "cls")[0] == 1
     old = told(f"{tmp_path}/pool@1")
     assert (old["generation"], old["samples"], row(old, "cls")[0]) == (1, 4, 4)
-    assert b"generation 2" in info(tmp_path / "pool").stdout
+    assert found["leases"] == []  # not its own
+    pool.pin("best")
+    pool.store.put(f"shards/{ShardName(new_writer(), 1, 1, '0' * 32)}", b"torn")
+    with ShardWriter(pool) as out:
+        out.write({"cls": 6})
+    pool.rotate()
+    lines = info(tmp_path / "pool").stdout.decode()
+    assert "generation 3 of the pool" in lines
+    assert "generation 2 held by pin best for 604," in lines
+    assert "set aside: 1 bad shard (" in lines
 
 
 def test_before_the_first_rotation_the_fields_are_those_of_the_write_buffer(tmp_path: Path) -> None:

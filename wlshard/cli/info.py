@@ -159,6 +159,7 @@ def _look(source: Resolved, survey: Survey, verified: Verification | None) -> di
     if source.pool is None:
         survey.measure(source.urls, None if verified is None else verified.samples)
         return survey.as_json()
+    state = source.pool.status().as_json(each_shard=True)  # before we hold a generation, too
     shards = source.pool.shards(source.generation)
     if shards:
         shards = shards_of(source)
@@ -171,7 +172,7 @@ def _look(source: Resolved, survey: Survey, verified: Verification | None) -> di
         "fields",
         *(["shards", "samples", "bytes"] if source.generation is not None else []),
     ]
-    found = source.pool.status().as_json(each_shard=True) | {name: inside[name] for name in names}
+    found = state | {name: inside[name] for name in names}
     return found if source.generation is None else found | {"generation": source.generation}
 
 

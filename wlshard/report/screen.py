@@ -62,11 +62,16 @@ def screen(state: dict[str, Any]) -> Iterator[str]:
     )
     if state["leases"]:
         yield ""
-        for held in state["leases"][: -HOLDERS - 1 : -1]:
-            name = f"pin {held['pin']}" if held["pin"] is not None else held["holder"]
-            yield f"generation {held['generation']} held by {printable(name)} for {held['left_s']:,.0f} s"
-        if len(state["leases"]) > HOLDERS:
-            yield f"and by {len(state['leases']) - HOLDERS} more"
+        yield from holders(state["leases"])
+
+
+def holders(leases: list[dict[str, Any]]) -> Iterator[str]:
+    """Tell who holds which generation, the newest first."""
+    for held in leases[: -HOLDERS - 1 : -1]:
+        name = f"pin {held['pin']}" if held["pin"] is not None else held["holder"]
+        yield f"generation {held['generation']} held by {printable(name)} for {held['left_s']:,.0f} s"
+    if len(leases) > HOLDERS:
+        yield f"and by {len(leases) - HOLDERS} more"
 
 
 def _row(name: str, value: str, bar: str, about: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from wlshard.errors import counted, number, printable
+from wlshard.report.screen import holders
 
 
 def told(found: dict[str, Any]) -> Iterator[str]:
@@ -47,6 +48,9 @@ def _pool_lines(found: dict[str, Any]) -> Iterator[str]:
             f"reuse of a shard so far: {shard['min']:.2f} at least, {shard['median']:.2f} in the middle, "
             f"{shard['max']:.2f} at most"
         )
+    yield from holders(found["leases"])
+    if found["set_aside"]:
+        yield f"set aside: {counted(found['set_aside'], 'bad shard')} (--verify tells which)"
 
 
 def _verified(found: dict[str, Any]) -> Iterator[str]:
