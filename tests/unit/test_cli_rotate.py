@@ -201,8 +201,21 @@ def test_a_pin_keeps_what_is_newest_until_it_is_released(pool: Pool) -> None:
     assert json.loads(rotate(pool.url, "--unpin", "best", "--json").stdout)["unpinned"] == [1]
     assert pool.generations() == [3, 4]
     assert rotate(pool.url, "--unpin", "best").exit_code == 10
-    assert rotate(pool.url, "--pin", "a/b").exit_code == 2
-    assert rotate(pool.url, "--pin", "x", "--watch").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--pin", "a/b"],
+        ["--pin", "x", "--watch"],
+        ["--pin", "x", "--unpin", "x"],
+        ["--unpin", "x", "--dry-run"],
+        ["--metrics", "x.jsonl"],
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_done(pool: Pool, words: list[str]) -> None:
+    assert rotate(pool.url, *words).exit_code == 2
+    assert pool.generations() == [0]
 
 
 def test_what_was_held_is_retired_at_a_later_turn_without_a_rotation(pool: Pool) -> None:

@@ -59,6 +59,7 @@ def main(
     """
     from wlshard.jobs.rotation import Rotator
     from wlshard.jobs.rotation import watch as keep_watch
+    from wlshard.pool.accounting import check_pin
     from wlshard.pool.pool import Pool
     from wlshard.pool.rotate import Policy
 
@@ -75,8 +76,14 @@ def main(
         rotator = Rotator(opened, Policy(at, pool_samples, max_age_s, keep))
         keep_watch(rotator, watch, show, metrics)
         return INTERRUPTED
+    if metrics is not None:
+        raise UsageError("--metrics are of many looks: add --watch")
     if unpin is not None:
-        return _unpin(opened, unpin, as_json)
+        if dry_run or pin is not None:
+            raise UsageError("--unpin is done by itself: leave out --dry-run and --pin")
+        return _unpin(opened, unpin, keep, as_json)
+    if pin is not None:
+        check_pin(pin)
     done = opened.rotate(at=at, pool_samples=pool_samples, max_age_s=max_age_s, dry_run=dry_run)
     if pin is not None and not dry_run:
         opened.pin(pin)
@@ -84,12 +91,12 @@ def main(
     return SKIPPED if done.quarantined else 0
 
 
-def _unpin(pool: Pool, name: str, as_json: bool) -> int:
+def _unpin(pool: Pool, name: str, keep: int | None, as_json: bool) -> int:
     pool.require()
     released = pool.unpin(name)
     if not released:
         raise NotFound(f"there is no pin {name!r}: see wl-info", url=pool.url)
-    retired = pool.retire()
+    retired = pool.retire(keep)
     if as_json:
         print(json.dumps({"pool": pool.url, "unpinned": released, "retired": retired.as_json()}))
     else:

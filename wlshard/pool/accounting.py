@@ -49,6 +49,12 @@ class Note:
         return self.updated + self.ttl_s - now if self.ttl_s > 0 else 0.0
 
 
+def check_pin(name: str) -> None:
+    """Raise UsageError unless a pin may have this name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"a pin's name is made of letters, digits, '_', '-' and '.', not {name!r}")
+
+
 class Accounting:
     """Reads and writes the notes and leases of a pool."""
 
@@ -102,8 +108,7 @@ class Accounting:
 
     def pin(self, generation: int, name: str, ttl_s: float) -> None:
         """Put a pin on a generation, or write it anew."""
-        if not _NAME.fullmatch(name):
-            raise UsageError(f"a pin's name is made of letters, digits, '_', '-' and '.', not {name!r}")
+        check_pin(name)
         self._put(generation, f"{PIN}{name}", {"ttl_s": ttl_s})
 
     def _put(self, generation: int, holder: str, note: dict[str, float], *, seen: bool = False) -> None:
