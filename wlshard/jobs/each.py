@@ -1,7 +1,7 @@
 """Shard jobs that do something to each sample: read shards, apply a function, write one shard.
 
 The function is named (`work`) and made from settings in the process that applies it, so that a job can be
-sent anywhere. It takes a sample and gives those it becomes, fields as bytes or values to encode.
+sent anywhere. It takes a sample and gives those it becomes: their fields are bytes, or as they came.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from importlib import import_module
 from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from wlshard.codecs import Buffer, encode
 from wlshard.codecs.gzipped import unpacking_at_most
 from wlshard.errors import (
     AccessDenied,
@@ -152,8 +151,6 @@ def applied(job: ShardJob, samples: Iterable[Numbered]) -> Iterator[Made]:
     for number, sample in samples:
         try:
             results = work(sample, number)
-            for each in results:
-                encoded(each, sample)
             made = tuple.__new__(Made, (number, sample, results, None, 1))  # a third of what Made(…) takes
         except bad as error:
             error.key = error.key or sample[KEY]
@@ -163,27 +160,6 @@ def applied(job: ShardJob, samples: Iterable[Numbered]) -> Iterator[Made]:
             made = Made(number, sample, results, failure(sample, number, error))
         yield made
         del sample, made, results  # their memory is needed for the next
-
-
-def encoded(sample: Sample, came: Sample) -> Sample:
-    """Give the sample with all its fields as bytes; what is as it came, or bytes, stays the same object."""
-    for name, value in sample.items():
-        if value is not came.get(name) and type(value) is not bytes and name[:2] != "__":
-            sample[name] = _bytes(name, value, came)
-    return sample
-
-
-def _bytes(name: str, value: Any, came: Sample) -> Buffer:
-    try:
-        data = encode(name, value)
-    except CodecError as error:
-        error.key, error.url = came[KEY], came[URL]
-        raise
-    if isinstance(data, bytes):
-        return data
-    view = memoryview(data)
-    # A read-only view must last, as those do that are as they came: see `OutputShard`.
-    return view.cast("B") if view.c_contiguous and not view.readonly else view.tobytes()
 
 
 def failure(sample: Sample, number: int, error: WlshardError) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def fetcher(settings: Mapping[str, Any]) -> Callable[[Sample, int], list[Sample]
             text = bytes(sample[name]).decode("utf-8", "surrogateescape")
             made[name] = _bytes(name, text, base, allow_empty)
         if classes is not None:
-            made["cls"] = _number(made, numbers, settings["at"])
+            made["cls"] = b"%d" % _number(made, numbers, settings["at"])
         return [made]
 
     return fetch

@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from wlshard.errors import NotFound, UsageError, UserCodeError, WlshardError
-from wlshard.jobs.each import Made, Numbered, Stream, encoded
+from wlshard.jobs.each import Made, Numbered, Stream
 from wlshard.jobs.transform import Recipe, Transform
 from wlshard.jobs.usercode import load, user_code, values_of
 from wlshard.sample import KEY, URL, Sample
@@ -87,11 +87,9 @@ def _run(function: Callable[[Any], Any], transform: Transform, taken: _Taken) ->
             if not isinstance(result, Mapping) or not isinstance(result.get(KEY), str):
                 told = f"yielded {type(result).__name__}" + " without __key__" * isinstance(result, Mapping)
                 raise UserCodeError(f"{where()} {told}: yield samples, each with its own __key__")
-            came = taken.last or {}
             # Whose values these are is known to any of the samples.
             lazy = result if isinstance(result, LazySample) else taken.newest or LazySample({})
-            samples = transform.made(lazy, result, result[KEY], lazy.get(URL))
-            yield taken.made([encoded(sample, came) for sample in samples])
+            yield taken.made(transform.made(lazy, result, result[KEY], lazy.get(URL)))
         yield from taken.finish()
     except WlshardError as error:
         if taken.last is not None:

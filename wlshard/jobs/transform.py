@@ -80,7 +80,7 @@ class Transform:
         self._function = None if recipe.file is None else _transform_of(recipe.file)
 
     def __call__(self, sample: Sample, _number: int) -> list[Sample]:
-        """Give the samples that this one becomes, as they are to be stored: bytes, or values to encode.
+        """Give the samples that this one becomes, as they are to be stored.
 
         Takes the sample over. UserCodeError with the code's traceback, CodecError; each with key and url.
         """

@@ -14,7 +14,7 @@ from wlshard.sample import Sample
 from wlshard.shards.naming import check_key, fields_of
 from wlshard.shards.scratch import Scratch
 from wlshard.store.base import Buffer, Draft
-from wlshard.tar.header import BLOCK, END_MARK, raw_header
+from wlshard.tar.header import BLOCK, END_MARK, header_parts
 from wlshard.tar.index import IndexText
 
 FLUSH_BYTES = 1 << 20
@@ -80,7 +80,7 @@ class GrowingShard:
         """Take a sample, its fields sorted and encoded; after any error it is not in the shard.
 
         False: nor is it now, because the shard holds samples and would pass `most_bytes` with this one.
-        lasting: read-only views stay as they are for as long as they are referred to, as a reader's do.
+        lasting: read-only views are flat, and stay as they are while they are referred to: a reader's do.
         GroupingError: a key or field that would not split back, or a key that is there already. CodecError: a
         value that does not encode.
         """
@@ -128,14 +128,16 @@ class GrowingShard:
         for field, suffix in _members_of(tuple(sample)):
             payload = sample[field]
             if type(payload) is memoryview:
-                payload = payload.tobytes() if payload.nbytes < LARGE_BYTES else _flat(payload)
+                if not (lasting and payload.readonly):  # a copy of a small one costs more than all the rest
+                    payload = _flat(payload)
             elif type(payload) is not bytes:
                 payload = _encode(field, payload, name)
             size = len(payload)
-            header, fill = raw_header(stem + suffix, size), -size % BLOCK
-            at += len(header)
+            header, fill = header_parts(stem + suffix, size), -size % BLOCK
+            at += BLOCK if len(header) > 1 else len(header[0])
             entries.append(f"{field} {at} {size} {name}.{field}")
-            pending += (header, payload, _FILL[fill])
+            pending += header
+            pending += (payload, _FILL[fill])
             at += size + fill
             if size >= LARGE_BYTES:
                 large = True

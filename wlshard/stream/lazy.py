@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Self
 
-from wlshard.codecs import decoder
+from wlshard.codecs import decoder, encode
 from wlshard.errors import CodecError, printable
 from wlshard.sample import KEY, URL, Sample, extension, fields_of
 
@@ -118,19 +118,36 @@ def changed_fields(sample: LazySample) -> set[str]:
 
 
 def result_as_stored(sample: LazySample, result: Mapping[str, Any]) -> Sample:
-    """Give what user code made of a sample to be written: as bytes wherever they are known, else values.
+    """Give what user code made of a sample as it is to be written: all fields as bytes.
 
     result: the sample itself, or a mapping of its own, whose values may be the sample's: what was left as it
     came, also under another name of the same extension, is the bytes it came as, the very object. So are
-    values of other samples in `handed` that live.
+    values of other samples in `handed` that live. CodecError: a value that does not encode.
     """
     if isinstance(result, LazySample):
         stored = result._stored.copy()
         for name, value in result._values.items():
             if not _is_stored(result, name, value):
-                stored[name] = _origin(result, name, value)
+                stored[name] = _as_bytes(result, name, value)
         return stored
-    return {name: _origin(sample, name, value) for name, value in result.items()}
+    came = sample._stored
+    return {
+        name: value if value is came.get(name) else _as_bytes(sample, name, value)
+        for name, value in result.items()
+    }
+
+
+def _as_bytes(sample: LazySample, name: str, value: Any) -> Any:
+    """Give a value as bytes: those it was decoded from where it still is what they say."""
+    origin = _origin(sample, name, value)
+    if origin is not value or type(value) is bytes or not isinstance(name, str) or name[:2] == "__":
+        return origin
+    data = encode(name, value)
+    if isinstance(data, bytes):
+        return data
+    view = memoryview(data)
+    # A read-only view must last, as those do that are as they came: see `GrowingShard.add`.
+    return view.cast("B") if view.c_contiguous and not view.readonly else view.tobytes()
 
 
 def _origin(sample: LazySample, name: str, value: Any) -> Any:

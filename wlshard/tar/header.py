@@ -5,13 +5,14 @@ Equal names and sizes give equal bytes. Format: POSIX.1-2001, "pax Interchange F
 
 from __future__ import annotations
 
-from functools import lru_cache
 from zlib import adler32
 
 from wlshard.errors import TarError
 
 BLOCK = 512
 END_MARK = bytes(2 * BLOCK)
+
+_MEMO = 1 << 14  # sizes
 
 # The size field holds 11 octal digits.
 _LARGEST = 8**11 - 1
@@ -33,7 +34,24 @@ class _Octal(dict[int, bytes]):
         return digits
 
 
+class _Numbers(dict[int, tuple[bytes, int]]):
+    """All between name and checksum, by size, and what a file's checksum is more than its name's adler32.
+
+    The checksum field counts as 8 blanks; one is in the rest. adler32's low half is 1 + the byte sum modulo
+    65521: exact for up to 256 bytes (256 × 255 < 65521).
+    """
+
+    def __missing__(self, size: int) -> tuple[bytes, int]:
+        if len(self) >= _MEMO:
+            self.clear()
+        numbers = b"%b%011o%b" % (_BEFORE, size, _AFTER)
+        self[size] = found = numbers, sum(numbers) + 7 * ord(" ") + _FILE_SUM - 1
+        return found
+
+
 _octal = _Octal()
+_numbers = _Numbers()
+_NULS = [bytes(100 - width) for width in range(101)]
 
 
 def padding(size: int) -> int:
@@ -56,9 +74,19 @@ def member_header(name: str, size: int) -> bytes:
 
 def raw_header(raw: bytes, size: int) -> bytes:
     """Give the same for a name that is bytes already."""
-    if len(raw) <= 100 and size <= _LARGEST:
-        numbers, total = _numbers(size)  # as _block does, twice as fast for being here
-        return b"".join((raw.ljust(100, b"\0"), numbers, _octal[total + (adler32(raw) & 0xFFFF)], _FILE))
+    return b"".join(header_parts(raw, size))
+
+
+def header_parts(raw: bytes, size: int) -> tuple[bytes, ...]:
+    """Give the same in parts to be joined later with others: one part, or several that are one block."""
+    width = len(raw)
+    if width <= 100 and size <= _LARGEST:
+        numbers, total = _numbers[size]  # as _block does, three times as fast
+        return raw, _NULS[width], numbers, _octal[total + (adler32(raw) & 0xFFFF)], _FILE
+    return (_rare_header(raw, size),)
+
+
+def _rare_header(raw: bytes, size: int) -> bytes:
     prefix, base = _split(raw)
     if base and size <= _LARGEST:
         return _other(base, size, b"0", prefix)
@@ -79,20 +107,9 @@ def raw_header(raw: bytes, size: int) -> bytes:
 
 
 def _block(name: bytes, size: int, rest: bytes, rest_sum: int) -> bytes:
-    numbers, total = _numbers(size)
+    numbers, total = _numbers[size]
     total += (adler32(name) & 0xFFFF) - _FILE_SUM + rest_sum
     return b"%b%b%06o%b" % (name.ljust(100, b"\0"), numbers, total, rest)
-
-
-@lru_cache(maxsize=16384)
-def _numbers(size: int) -> tuple[bytes, int]:
-    """Give all between name and checksum, and what a file's checksum is more than its name's adler32.
-
-    The checksum field counts as 8 blanks; one is in the rest. adler32's low half is 1 + the byte sum modulo
-    65521: exact for up to 256 bytes (256 × 255 < 65521).
-    """
-    numbers = b"%b%011o%b" % (_BEFORE, size, _AFTER)
-    return numbers, sum(numbers) + 7 * ord(" ") + _FILE_SUM - 1
 
 
 def _other(name: bytes, size: int, kind: bytes, prefix: bytes) -> bytes:
