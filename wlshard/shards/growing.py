@@ -99,7 +99,8 @@ class GrowingShard:
             raise
         if full:
             return False
-        self._large = self._large or large
+        if large:
+            self._large = True
         self._keys.add(name)
         self._index.add(name, entries)
         self._ends.append(end)

@@ -16,7 +16,6 @@ from wlshard.shards.target import ClosedShard, PlainTarget
 from wlshard.store.base import Buffer, Draft, Store, exists
 from wlshard.store.connect import locate
 from wlshard.store.files import errors_of, write_all
-from wlshard.tar.header import END_MARK
 
 STDOUT = "-"
 
@@ -43,12 +42,18 @@ class OutputShard:
 
     def __init__(self, url: str, *, force: bool = False, lasting: bool = False) -> None:
         self.url = url
-        self.samples = self.bytes = 0  # of the tar, its end mark counted
+        self.bytes = 0  # of the finished tar, its end mark counted
+        self._samples = 0  # of the finished shard
         self._lasting = lasting
         self._compressor = compressor(url)
         self._target = None if url == STDOUT else NamedTarget(url, force=force)
         self._draft: Draft | None = None
         self._shard: GrowingShard | None = None
+
+    @property
+    def samples(self) -> int:
+        """Tell how many it has taken."""
+        return self._samples if self._shard is None else self._shard.samples
 
     def write(self, sample: Sample) -> None:
         """Take a sample, which has a key; its buffers may be reused after return.
@@ -62,11 +67,7 @@ class OutputShard:
         """Do so unless the shard has samples and would be larger than this with one more: then give False."""
         shard = self._shard
         assert shard is not None, "entered"
-        if not shard.add(sample.get(KEY), sample, lasting=self._lasting, most_bytes=most_bytes):
-            return False
-        self.samples += 1
-        self.bytes = shard.end + len(END_MARK)
-        return True
+        return shard.add(sample.get(KEY), sample, lasting=self._lasting, most_bytes=most_bytes)
 
     def finish(self) -> bytes:
         """Put the whole shard on the disk, still without its name; give its index, empty if it has none."""
@@ -75,7 +76,7 @@ class OutputShard:
         shard.flush()
         if not shard.samples:
             shard.scratch.write([])
-            self.bytes = shard.tar_bytes
+        self._samples, self.bytes = shard.samples, shard.tar_bytes
         shard.scratch.draft.sync()
         return shard.finish()[0] if self._compressor is None else b""
 
