@@ -6,6 +6,7 @@ import mmap
 import os
 import threading
 import weakref
+from collections import deque
 
 import pytest
 from tars import END, Bytes, contents, header, member, members_of, names_until_fault, pax, simple, walk
@@ -443,6 +444,15 @@ def test_threads_never_share_a_buffer() -> None:
         thread.join()
     assert not clashes
     assert len(ring._ring) <= 64 + 6
+
+
+def test_idle_buffers_of_other_sizes_do_not_pile_up() -> None:
+    ring, held = Blocks(), deque(maxlen=50)
+    sizes = [3 << 14, 1 << 18, 5 << 14, 9 << 15]
+    for n in range(2000):
+        held.append(memoryview(ring.take(sizes[n // 100 % len(sizes)])))
+        assert sum(map(len, ring._ring)) <= 51 * max(sizes)
+    assert len({id(view.obj) for view in held}) == 50
 
 
 def test_idle_buffers_are_kept_up_to_a_limit() -> None:

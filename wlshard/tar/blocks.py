@@ -55,7 +55,7 @@ class Blocks:
 
     def take(self, need: int) -> mmap.mmap:
         """Give an idle buffer of at least `need` bytes, else a new one; it holds anything."""
-        block = self._idle(need)
+        block = self._idle(need) or self._found(need)
         if block is None:
             # Sizes in steps of an eighth find each other; pages that are never written cost nothing.
             step = max(PAGE_BYTES, 1 << max(0, (need - 1).bit_length() - 4))
@@ -92,6 +92,25 @@ class Blocks:
         with suppress(IndexError):
             while len(ring) > self._most:
                 ring.popleft()
+        return found
+
+    def _found(self, need: int) -> mmap.mmap | None:
+        """Look at all buffers for an idle one that fits. If there is none, as many bytes of the others are
+        freed: where sizes change, what was read into before would pile up."""
+        found, others = None, []
+        with suppress(IndexError):
+            for _ in range(len(self._ring)):
+                block = self._ring.popleft()
+                if sys.getrefcount(block) != _IDLE:
+                    self._ring.append(block)
+                elif found is None and need <= len(block) <= 2 * need:
+                    found = block
+                else:
+                    others.append(block)
+        freed = need if found else 0
+        while others and freed < need:
+            freed += len(others.pop(0))
+        self._ring.extendleft(reversed(others))  # where they are looked for first
         return found
 
 
