@@ -525,8 +525,8 @@ def test_a_compressed_shard_that_shrank_since_it_was_counted_is_an_error(tmp_pat
 # --- lifetime
 
 
-def test_close_ends_everything_and_may_be_called_twice() -> None:
-    loader = Loader([row(n) for n in range(5000)], batch_size=2, batches=3)
+def test_close_ends_everything_and_may_be_called_twice(tmp_path) -> None:
+    loader = Loader(write_shards(tmp_path / "x", 1, 1000), batch_size=2, batches=3)
     list(loader)
     iterator = iter(loader)
     next(iterator)
@@ -540,18 +540,22 @@ def test_close_ends_everything_and_may_be_called_twice() -> None:
         next(iter(loader))
 
 
-def test_an_abandoned_iterator_ends_its_thread() -> None:
-    loader = Loader([row(n) for n in range(5000)], batch_size=2)
+def test_an_abandoned_iterator_ends_its_thread(tmp_path) -> None:
+    loader = Loader(write_shards(tmp_path / "x", 1, 1000), batch_size=2)
     for _ in loader:
         break
     assert not any("wlshard" in thread.name for thread in threading.enumerate())
 
 
-def test_an_iterator_in_a_forked_process_is_an_error_not_a_hang_and_a_new_one_works() -> None:
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_an_iterator_in_a_forked_process_is_an_error_not_a_hang_and_a_new_one_works(
+    tmp_path, in_memory
+) -> None:
+    folder = write_shards(tmp_path / "x", 1, 5000)
     code = """
-import os
+import os, sys
 from wlshard import Loader, UsageError
-loader = Loader([{"n": i} for i in range(5000)], batch_size=2)
+loader = Loader([{"n": i} for i in range(5000)] if len(sys.argv) < 2 else sys.argv[1], batch_size=2)
 iterator = iter(loader)
 next(iterator)
 child = os.fork()
@@ -564,9 +568,8 @@ else:
     os.waitpid(child, 0)
     print(1 + sum(1 for _ in iterator))
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=20, check=False
-    )
+    command = [sys.executable, "-W", "ignore", "-c", code, *([] if in_memory else [folder])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     told, rest = done.stdout.splitlines()
     assert told.startswith("this process was forked")

@@ -257,6 +257,46 @@ def test_tensors_travel_as_tensors() -> None:
         assert same(one, other)
 
 
+def readonly(array):
+    array.flags.writeable = False
+    return array
+
+
+PADDED = np.dtype({"names": ["a", "b"], "formats": ["u1", ">f8"], "offsets": [3, 8], "itemsize": 24})
+LAYOUTS = {
+    "made in place": lambda a, b: (a, b),
+    "one of them": lambda a, b: (b,),
+    "none": lambda a, b: (),
+    "the same twice": lambda a, b: (a, a, b),
+    "views": lambda a, b: (a[1:], b[:, ::2], a.T, b[::-1]),
+    "in Fortran's order": lambda a, b: (np.asfortranarray(a), b),
+    "of its own": lambda a, b: (a * 2, b + 1),
+    "without dimensions, or elements": lambda a, b: (np.array(a[0, 0]), b[:0], a[:, :0]),
+    "read-only": lambda a, b: (readonly(a), b),
+    "other bytes' order": lambda a, b: (a.astype(">i4"), b.astype("<U7")),
+    "a structure": lambda a, b: (np.zeros(4, PADDED), np.zeros((4, 2), [("x", "f4"), ("y", "u2", (2,))])),
+    "times and bools": lambda a, b: (a.astype("M8[s]"), b > 1),
+    "masked": lambda a, b: (np.ma.masked_array(a, a > 1), b),
+    "not aligned": lambda a, b: (np.frombuffer(bytes(41), np.uint8)[1:].view(np.float64), a, b),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_tuple_of_arrays_comes_as_it_was_made(layout) -> None:
+    def make(batch):
+        return LAYOUTS[layout](*batch)
+
+    rows = [(np.full(5, n, np.int32), np.full((6, 2), n, np.float32)) for n in range(24)]
+    rows = [{"__key__": str(n), "a": a, "b": b} for n, (a, b) in enumerate(rows)]
+    options = {"fields": "a b", "batch_transform": make}
+    expected, came = batches(rows, 0, **options), batches(rows, 2, **options)
+    assert same(came, expected)
+    for one, other in zip(came, expected, strict=True):
+        assert [array.dtype for array in one] == [array.dtype for array in other]
+        assert [array.flags.writeable for array in one] == [array.flags.writeable for array in other]
+        assert len(set(map(id, one))) == len(set(map(id, other)))
+
+
 def test_batches_that_grow_or_are_large_fit() -> None:
     def growing(sample: dict) -> tuple:
         n = sample["n.index"]

@@ -26,6 +26,7 @@ class ReadAhead(Generic[T]):
     that the consumer has not `release`d, unless the consumer waits for it. An error of the source is raised
     by the `next()` that meets it, with the thread's traceback. `close()` ends and joins the thread; it may
     block until the read under way returns. `waited_s`: seconds that the consumer spent waiting.
+    Without a `limit` there is no thread: what is in memory anyway is taken as it is asked for.
     """
 
     def __init__(self, source: Iterator[T], weigh: Callable[[T], int], limit: int) -> None:
@@ -42,7 +43,7 @@ class ReadAhead(Generic[T]):
         self._ended = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._process = 0  # that the thread lives in: a fork leaves it behind, with any lock it holds
+        self._process = 0  # that began it: a fork leaves the thread behind, with any lock it holds
 
     def __iter__(self) -> Self:
         return self
@@ -53,6 +54,10 @@ class ReadAhead(Generic[T]):
                 "this process was forked while an iterator of the loader was in use: begin a new one in it, "
                 "or make a loader in each process"
             )
+        self._process = self._process or os.getpid()
+        if not self._limit:
+            self._check_open()
+            return next(self._source)
         if not self._ready:
             self._wait()
         if self._ready:
@@ -65,6 +70,8 @@ class ReadAhead(Generic[T]):
 
     def release(self, samples: int) -> None:
         """Tell that the consumer holds so many samples less."""
+        if not self._limit:
+            return
         with self._state:
             before, self._held = self._held, self._held - samples
             if before > self._low >= self._held:
@@ -86,7 +93,6 @@ class ReadAhead(Generic[T]):
     def _wait(self) -> None:
         if self._thread is None and not self._closed:
             self._thread = threading.Thread(target=self._read, name="wlshard read-ahead", daemon=True)
-            self._process = os.getpid()
             self._thread.start()
         began, tell = clock.monotonic(), TELL_S
         with self._state:
@@ -101,7 +107,7 @@ class ReadAhead(Generic[T]):
         self.waited_s += clock.monotonic() - began
 
     def _forked(self) -> bool:
-        return self._thread is not None and self._process != os.getpid()
+        return self._process not in (0, os.getpid())
 
     def _check_open(self) -> None:
         if self._closed:

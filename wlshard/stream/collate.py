@@ -76,7 +76,11 @@ def converted(value: Any, convert: Callable[[Any], Any]) -> Any:
 def _stacked(values: list[Any], empty: Empty) -> Any:
     # Into an array of our own: np.stack would give native byte order, and structures without their padding.
     out = empty((len(values), *values[0].shape), values[0].dtype)
-    return np.stack(values, out=out, casting="no")
+    if out.dtype.names is not None:
+        return np.stack(values, out=out, casting="no")
+    for place, value in enumerate(values):  # of one dtype; as np.stack, without a view and a tuple for each
+        out[place] = value
+    return out
 
 
 def collator(

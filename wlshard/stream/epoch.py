@@ -171,7 +171,8 @@ class Epoch:
         limit = (self._lanes(order.lanes) + DEPTH) * order.window
         self.held_samples = limit + order.window
         self._release_at = max(1, order.window // 2)
-        self._ahead = ReadAhead(windows(order, share, read, ahead), Window.samples, limit)
+        held = 0 if data.in_memory else limit
+        self._ahead = ReadAhead(windows(order, share, read, ahead), Window.samples, held)
         return steps_of(share, self._ahead)
 
     def _streamed(self) -> Iterator[tuple[list[Placed], int]]:

@@ -60,7 +60,7 @@ def preparer(fields: Fields, decode: bool | str, *, channels_first: bool = False
 
 def _undecoded(sample: Sample, name: str) -> Any:
     value = sample[name]
-    return bytes(value) if type(value) is memoryview else value
+    return value.tobytes() if type(value) is memoryview else value
 
 
 def _decoded(sample: Sample, name: str, images: bool | str, channels_first: bool) -> Any:

@@ -53,9 +53,15 @@ class Finisher:
         self._watch = watch
         count = 1 if parts is None else parts.count
         self._transform = None if transform is None else transformer(transform, seed, count)
+        others = watch, select, parts, transform
+        self._only_prepares = not self._skip and all(other is None for other in others)
 
     def __call__(self, placed: list[Placed], epoch: int) -> list[Any]:
         """Make each good sample. With on_error="skip" a bad one leaves the list shorter and is counted."""
+        if self._only_prepares:
+            rows = [row for _, row in placed if isinstance(row, dict)]
+            if len(rows) == len(placed):
+                return list(map(self._prepare, rows))
         found: list[Any] = []
         counted = 0  # of those found
         for place, row in placed:

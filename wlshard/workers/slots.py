@@ -7,6 +7,8 @@ import pickle
 import sys
 import weakref
 from collections import deque
+from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -25,10 +27,11 @@ _NONE = np.empty(0, np.uint8)
 class Packed(NamedTuple):
     """A step as it travels: pickled but for its arrays, which lie in the slot at (offset, bytes).
 
-    `head` None: it is the last of those itself.
+    `head` None: it is the last of those itself. `plain`: it is the layout of a tuple of arrays, no more.
     """
 
     head: bytes | None
+    plain: bool
     places: list[tuple[int, int]]
     samples: int
     padded: int
@@ -126,6 +129,7 @@ class Filling:
         self._whole = slot.whole()
         self.used = 0
         self.packed: list[Packed] = []
+        self._laid: dict[int, tuple[Any, int]] = {}  # by id: an array that lies in the slot, and where
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Give memory for an array, in the slot if it has room."""
@@ -133,38 +137,49 @@ class Filling:
         size = prod(shape) * dtype.itemsize
         if not size or dtype.hasobject or self.used + size > self.slot.size:
             return np.empty(shape, dtype)
-        return np.ndarray(shape, dtype, self._whole, self._room(size))
+        at = self._room(size)
+        array: Any = np.ndarray(shape, dtype, self._whole, at)
+        self._laid[id(array)] = array, at
+        return array
 
     def add(self, step: Step) -> None:
         """Lay in what does not lie there already."""
-        buffers: list[pickle.PickleBuffer] = []
-        head = _dumps(step.value, buffers)
+        layout = _layout(step.value)
+        parts: Sequence[Any]
+        if layout is not None:
+            head, parts = [lay_out(layout)], step.value
+        else:
+            buffers: list[pickle.PickleBuffer] = []
+            head = _dumps(step.value, buffers)
+            parts = [np.frombuffer(raw, np.uint8) if (raw := one.raw()).nbytes else _NONE for one in buffers]
         size = sum(map(len, head))
         inline = b"".join(head) if size <= HEAD_BYTES else None
-        parts = [np.frombuffer(raw, np.uint8) if (raw := one.raw()).nbytes else _NONE for one in buffers]
         places = [self._place(part) for part in parts]
-        missing = sum(_aligned(part.size) for part, place in zip(parts, places, strict=True) if place < 0)
+        missing = sum([_aligned(part.nbytes) for part, at in zip(parts, places, strict=True) if at < 0])
         missing += _aligned(size) if inline is None else 0
         if self.used + missing > self.slot.size:
             self._grow(self.used + missing)
         for number, part in enumerate(parts):
             if places[number] < 0:
-                places[number] = at = self._room(part.size)
-                self._whole[at : at + part.size] = part
-        found = [(place, part.size) for place, part in zip(places, parts, strict=True)]
+                places[number] = at = self._room(part.nbytes)
+                self._whole[at : at + part.nbytes] = part.reshape(-1).view(np.uint8)
+        found = [(at, part.nbytes) for at, part in zip(places, parts, strict=True)]
         if inline is None:
             found.append((self._room(size), size))
             self._lay(head, found[-1][0])
-        self.packed.append(Packed(inline, found, step.samples, step.padded, step.skipped))
+        self.packed.append(Packed(inline, layout is not None, found, step.samples, step.padded, step.skipped))
 
     def done(self) -> Slot:
         """Let go of the slot's memory."""
         self._whole = _NONE
+        self._laid.clear()
         return self.slot
 
-    def _place(self, part: Bytes) -> int:
+    def _place(self, part: Any) -> int:
         """Tell where in the slot an array lies; -1 if it does not."""
-        if not part.size:
+        if id(part) in self._laid:
+            return self._laid[id(part)][1]
+        if not part.nbytes:
             return 0
         at = _address(part) - _address(self._whole) if self._whole.size else -1
         return at if 0 <= at < self._whole.size else -1
@@ -191,7 +206,23 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGN_BYTES) * ALIGN_BYTES
 
 
-def _address(array: Bytes) -> int:
+def _layout(value: Any) -> tuple[Any, ...] | None:
+    """Give shapes and dtypes of a tuple of arrays; None: it is another batch, or pickle knows more of it."""
+    if type(value) is not tuple:
+        return None
+    found = []
+    for array in value:
+        if type(array) is not np.ndarray or not array.flags.carray or array.dtype.hasobject:
+            return None
+        found.append((array.shape, array.dtype))
+    return tuple(found) if len(set(map(id, value))) == len(value) else None
+
+
+lay_out = lru_cache(64)(pickle.dumps)  # to pickle dtypes takes longer than all else of a small batch
+laid_out = lru_cache(64)(pickle.loads)
+
+
+def _address(array: Any) -> int:
     address: int = array.__array_interface__["data"][0]
     return address
 

@@ -12,13 +12,15 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import numpy as np
+
 from wlshard.errors import WorkerDied
 from wlshard.stream.data import Data
 from wlshard.stream.recipe import Step
 from wlshard.workers import wire
 from wlshard.workers.main import PAGE_BYTES, SPENT, Back, Ended, Made
 from wlshard.workers.memory import Bytes, Memory
-from wlshard.workers.slots import SLOTS
+from wlshard.workers.slots import SLOTS, Packed, laid_out
 
 LAST_S = 1.0  # what a worker that was told to end, or has closed its end, is given
 
@@ -131,10 +133,7 @@ class Worker:
             self._whole, self._given = None, 0
             if slot.memory is None:
                 self.tell(Back(word.slot, left=False))
-        views = [] if whole is None else [whole[at : at + size] for at, size in packed.places]
-        head = views.pop().data if packed.head is None else packed.head
-        value = pickle.loads(head, buffers=views)  # noqa: S301 — from a process of our own
-        return Step(value, packed.samples, packed.padded, packed.skipped)
+        return Step(_unpacked(packed, whole), packed.samples, packed.padded, packed.skipped)
 
     def leave_slots(self) -> int:
         """Leave the oldest slot to the consumer if it holds them all, so that the worker can go on."""
@@ -222,3 +221,13 @@ class Worker:
             if fd >= 0:
                 os.close(fd)
         self.pidfd = self._page = -1
+
+
+def _unpacked(packed: Packed, whole: Bytes | None) -> Any:
+    """Make a batch of what lies in a slot."""
+    if packed.plain and packed.head is not None:
+        places = zip(laid_out(packed.head), packed.places, strict=True)
+        return tuple([np.ndarray(shape, dtype, whole, at) for (shape, dtype), (at, _) in places])
+    views = [] if whole is None else [whole[at : at + size] for at, size in packed.places]
+    head = views.pop().data if packed.head is None else packed.head
+    return pickle.loads(head, buffers=views)  # noqa: S301 — from a process of our own
