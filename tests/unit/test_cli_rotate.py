@@ -32,6 +32,7 @@ KEYS = {
     "quarantined",
     "seconds",
     "retired",
+    "pinned",
 }
 
 
@@ -192,7 +193,8 @@ def test_max_age_leaves_out_what_was_sealed_too_long_ago(pool: Pool) -> None:
 
 
 def test_a_pin_keeps_what_is_newest_until_it_is_released(pool: Pool) -> None:
-    assert rotate(pool.url, "--pin", "best").exit_code == 0
+    assert "generation 1 is pinned as best" in rotate(pool.url, "--pin", "best").stderr
+    assert json.loads(rotate(pool.url, "--pin", "best", "--json").stdout)["pinned"] == 1
     for _ in range(3):
         seal(pool, 2)
         told = rotate(pool.url)

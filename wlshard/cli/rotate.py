@@ -63,11 +63,14 @@ def main(
     from wlshard.pool.pool import Pool
     from wlshard.pool.rotate import Policy
 
-    def show(done: Rotation, retired: Retirement | None) -> None:
+    def show(done: Rotation, retired: Retirement | None, pinned: int | None = None) -> None:
         if as_json:
-            print(json.dumps({**done.as_json(), "retired": retired and retired.as_json()}), flush=True)
+            told = {**done.as_json(), "retired": retired and retired.as_json(), "pinned": pinned}
+            print(json.dumps(told), flush=True)
         else:
             print(f"wl-rotate: {_told(done, retired, dry_run)}", file=sys.stderr)
+            if pinned is not None:
+                print(f"wl-rotate: generation {pinned} is pinned as {pin}", file=sys.stderr)
 
     opened = Pool(pool)
     if watch is not None:
@@ -85,9 +88,8 @@ def main(
     if pin is not None:
         check_pin(pin)
     done = opened.rotate(at=at, pool_samples=pool_samples, max_age_s=max_age_s, dry_run=dry_run)
-    if pin is not None and not dry_run:
-        opened.pin(pin)
-    show(done, None if dry_run else opened.retire(keep))
+    pinned = opened.pin(pin) if pin is not None and not dry_run else None
+    show(done, None if dry_run else opened.retire(keep), pinned)
     return SKIPPED if done.quarantined else 0
 
 
