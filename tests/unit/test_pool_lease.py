@@ -24,6 +24,7 @@ from wlshard.errors import NotFound
 from wlshard.pool import accounting
 from wlshard.pool.accounting import TTL_S
 from wlshard.pool.follow import Follower
+from wlshard.pool.lease import DAY_S
 from wlshard.pool.names import lease_name
 from wlshard.testing.storage import FaultyStore, RecordingStore
 
@@ -323,6 +324,38 @@ def test_a_loaders_pin_keeps_its_last_two_generations_for_who_resumes(pool):
     with loader() as third:
         list(third)
         assert {note.generation for note in pool.leases() if note.pin} == {6}
+
+
+def test_a_loader_renews_its_pin_as_long_as_it_reads(pool, hand):
+    """So that a job of weeks in one generation leaves its last state a week."""
+    reader = Follower(Pool(pool.url), 1, follow=False, timeout_s=1, pin="run", ttl_s=20 * DAY_S)
+    reader.choose()
+
+    def days_left():
+        return [note.left_s(hand.at) / DAY_S for note in pool.leases() if note.pin == "run"]
+
+    left = []
+    for _ in range(5):
+        hand.at += 2 * DAY_S
+        reader.served(1, 0.0)
+        left += days_left()
+    assert left == [5, 7, 5, 7, 5]
+    reader.close()
+    assert days_left() == [5]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_has_one_lease_of_its_own_process_and_its_state_asks_no_store(tmp_path, workers):
+    pool = fill_pool(tmp_path / "pool", range(30))
+    store = RecordingStore(pool.store)
+    with Loader(Pool(pool.url, store=store), batch_size=4, workers=workers, pin="run") as loader:
+        steps = iter(loader)
+        next(steps)
+        holders = [note.holder for note in pool.leases() if note.pin is None]
+        assert [holder.split("-")[-2] for holder in holders] == [str(os.getpid())]
+        store.operations.clear()
+        assert loader.state_dict()["generation"] == 1
+        assert store.operations == []
 
 
 STOPPED = """

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 from wlshard import clock, seeds
-from wlshard.errors import AccessDenied, LostLease, StoreUnavailable
+from wlshard.errors import AccessDenied, LostLease, StoreUnavailable, WlshardError
 from wlshard.pool import accounting
 from wlshard.pool.accounting import Accounting
 from wlshard.pool.names import this_host
@@ -17,6 +17,7 @@ from wlshard.pool.names import this_host
 log = logging.getLogger(__name__)
 
 PART = 3  # of the ttl: how often a lease is renewed
+DAY_S = 86_400.0
 RETRY = 10  # of that part: how soon again if the store does not answer
 
 
@@ -27,16 +28,24 @@ class Lease:
     it either sees the lease or has condemned the generation before the look. It ends `ttl_s` after its last
     renewal that was answered in time was sent, and never comes back: `check` raises LostLease then. Without
     write access there is none, which is said once, and `check` never raises.
+
+    pin: name and days of the holder's own, put by it when the lease is taken; it is renewed along with it.
     """
 
     def __init__(
-        self, accounts: Accounting, generation: int, is_open: Callable[[], bool], ttl_s: float | None = None
+        self,
+        accounts: Accounting,
+        generation: int,
+        is_open: Callable[[], bool],
+        ttl_s: float | None = None,
+        pin: tuple[str, float] | None = None,
     ) -> None:
         self.generation = generation
         self.reader = f"{this_host()}-{os.getpid()}-{seeds.fresh_seed():016x}"
         self.ttl_s = accounting.TTL_S if ttl_s is None else ttl_s
         self._accounts = accounts
         self._is_open = is_open
+        self._pin, self._pinned = pin, math.inf
         self._ends = -math.inf  # by `clock.elapsed`
         self._held = False  # the store has taken it
         self._served, self._waited_s = 0, 0.0
@@ -63,7 +72,7 @@ class Lease:
 
         A store that does not answer is said, and asked again by the thread; so long there is no lease.
         """
-        sent = clock.elapsed()
+        sent = self._pinned = clock.elapsed()
         try:
             writable = self._put(self.ttl_s, seen=True)
         except StoreUnavailable as error:
@@ -96,9 +105,15 @@ class Lease:
             elif self._held:
                 if self.alive:
                     self._ends = sent + self.ttl_s
+                    self._renew_pin(sent)
             else:  # the first that the store takes
                 self._ends = sent + self.ttl_s if self._is_open() else -math.inf
                 self._held = True
+
+    def _renew_pin(self, now: float) -> None:
+        if self._pin is not None and now - self._pinned >= self._pin[1] * DAY_S / PART:
+            self._accounts.pin(self.generation, self._pin[0], self._pin[1] * DAY_S)
+            self._pinned = now
 
     def note(self, samples: int, waited_s: float) -> None:
         """Count what was given to the consumer, and write it down, unless the lease is being written now."""
@@ -140,7 +155,7 @@ class Lease:
             try:
                 self.renew()
                 pause = self.ttl_s / PART
-            except StoreUnavailable as error:
+            except WlshardError as error:
                 pause = self.ttl_s / PART / RETRY
                 left = self._ends - clock.elapsed()
                 log.warning("the lease on generation %d is not renewed: %s", self.generation, error)

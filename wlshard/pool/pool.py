@@ -178,13 +178,14 @@ class Pool:
         return self._accounting.record(reader, generation, served, waited_s)
 
     def lease(self, generation: int, pin: str | None = None, ttl_s: float | None = None) -> Lease:
-        """Make a reader's lease on a generation, to be taken; its live pin opens a condemned one."""
+        """Make a reader's lease on a generation, to be taken; its pin opens a condemned one, is renewed."""
 
         def is_open() -> bool:
             opened = self._generations.is_open(generation)
             return opened or (pin is not None and self._put_pin(pin, generation, PIN_DAYS))
 
-        return Lease(self._accounting, generation, is_open, ttl_s)
+        own = None if pin is None else (pin, PIN_DAYS)
+        return Lease(self._accounting, generation, is_open, ttl_s, own)
 
     def pin(
         self,
