@@ -110,8 +110,8 @@ class Loader:
             batches. There is no `len()`; several ranks need `batches=`, and each loads the state it saved.
         workers: processes that read, decode and batch into memory shared with this one; 0: done here. The
             order is the same for any number. An array is the consumer's as long as anything refers to it.
-        start_method: of the workers: "fork", or "forkserver" or "spawn", which need what they are given to be
-            importable.
+        start_method: of the workers: "fork", or "forkserver" or "spawn", to which what they are given is sent
+            (lambdas and a notebook's functions too), and which import the program again.
         epochs: chains so many epochs in one `iter()`.
         batches: an `iter()` is exactly so many batches of this rank, running on over the ends of epochs.
         drop_last: drops the last, unequal step; else its samples are divided over the ranks.

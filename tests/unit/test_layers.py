@@ -47,6 +47,7 @@ HOMES: dict[str, set[str]] = {
     "urllib3": {"store"},
     "tarfile": {"tar"},
     "multiprocessing": {"workers"},
+    "cloudpickle": {"workers"},
     "torch": {"device", "torch", "demo"},
     "keras": {"keras"},
     "numpy": NUMPY,

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from wlshard.testing.resume import check_resume, check_resume_over_worlds
 from wlshard.testing.values import same
 
 ROWS = [row(number) for number in range(40)]
+LOCK = threading.Lock()
 
 
 def image(sample: dict) -> dict:
@@ -668,10 +670,10 @@ def test_memory_shards_are_for_one_process(memory_url) -> None:
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"transform": lambda sample: sample}, "transform"),
-        ({"collate_fn": lambda samples: samples}, "collate_fn"),
-        ({"batch_transform": [None, lambda column: column]}, "batch_transform"),
-        ({"source": [{"x": lambda: 0}]}, "source"),
+        ({"transform": partial(print, LOCK)}, "transform"),
+        ({"collate_fn": partial(print, LOCK)}, "collate_fn"),
+        ({"batch_transform": [None, partial(print, LOCK)]}, "batch_transform"),
+        ({"source": [{"x": LOCK}]}, "source"),
     ],
 )
 def test_what_cannot_be_sent_to_a_spawned_worker_is_named(options, name) -> None:

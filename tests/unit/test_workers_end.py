@@ -137,6 +137,62 @@ def test_workers_of_another_start_method_work_and_end(tmp_path, method) -> None:
         until(lambda: not run.others(), "the end of the workers")
 
 
+NOTEBOOK = """
+import sys
+from wlshard import Loader
+
+class Times:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, sample):
+        return twice(sample["n"]) * self.by
+
+def twice(number):
+    return 2 * number
+
+rows = [{"n": n} for n in range(12)]
+for function in (lambda sample: twice(sample["n"]), Times(3)):
+    with Loader(rows, batch_size=6, transform=function, workers=2, start_method=sys.argv[1]) as loader:
+        print([batch.tolist() for batch in loader])
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_what_a_notebook_defines_is_sent_to_workers(method) -> None:
+    """A program without a file, as a notebook is: nothing of it can be imported."""
+    command = [sys.executable, "-c", NOTEBOOK, method]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environ(),
+        stdin=subprocess.DEVNULL,
+    )
+    once = [list(range(0, 12, 2)), list(range(12, 24, 2))]
+    thrice = [[3 * n for n in batch] for batch in once]
+    assert (done.stderr, done.stdout) == ("", f"{once}\n{thrice}\n")
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_program_that_works_when_it_is_imported_is_told_why_its_workers_ended(tmp_path, method) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(NOTEBOOK.replace("workers=2", "workers=1"))
+    done = subprocess.run(
+        [sys.executable, str(path), method],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environ(),
+    )
+    assert "WorkerDied: worker 0" in (last := done.stderr.splitlines()[-1])
+    assert '__name__ == "__main__"' in last
+    assert done.stdout == ""
+
+
 def test_a_loader_that_is_never_closed_holds_up_nothing(tmp_path) -> None:
     with Run(tmp_path, "fork", "forgotten") as run:
         shown, told = run.process.communicate(timeout=20)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
 import select
 import signal
 import socket
@@ -14,9 +13,8 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields, replace
-from multiprocessing.reduction import ForkingPickler
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from wlshard import clock
@@ -173,33 +171,29 @@ class Crew:
                     self._poll.register(fd, select.POLLIN)
 
     def _start_one(self, start: Start) -> Worker:
+        if start.forked:
+            return self._launch(start, start)
+        from wlshard.workers.parcel import UNFIT, by_value, program_is_found
+
+        if program_is_found():
+            with suppress(*UNFIT):
+                return self._launch(start, start)
+        return self._launch(start, by_value(start, self._start_method))
+
+    def _launch(self, start: Start, sent: Start | bytes) -> Worker:
         ours, theirs = wire.pair()
         _ends.add(ours)
         context = multiprocessing.get_context(self._start_method)
         name = f"wlshard worker {start.number}"
         try:
-            process = context.Process(target=main, args=(theirs, start), name=name, daemon=True)  # type: ignore[attr-defined]
+            process = context.Process(target=main, args=(theirs, sent), name=name, daemon=True)  # type: ignore[attr-defined]
             process.start()
             return Worker(start.number, process, ours, start.data)
-        except BaseException as error:
+        except BaseException:
             ours.close()
-            if isinstance(error, pickle.PicklingError | AttributeError | TypeError):
-                self._refuse_unpicklable(start)
             raise
         finally:
             theirs.close()
-
-    def _refuse_unpicklable(self, start: Start) -> None:
-        """Name the argument that cannot be sent to another process."""
-        given = [(field.name, getattr(start.recipe, field.name)) for field in fields(Recipe)]
-        for name, value in [*given, ("source", start.data)]:
-            try:
-                ForkingPickler.dumps(value)
-            except (pickle.PicklingError, AttributeError, TypeError) as error:
-                raise UsageError(
-                    f"{name}= cannot be sent to workers by start_method={self._start_method!r} ({error}): "
-                    'define it at the top level of a module, or use start_method="fork"'
-                ) from error
 
     def _count_lists(self, batch: Any) -> None:
         """Count a batch with columns that are no arrays; say so of the first one."""

@@ -175,6 +175,11 @@ class Worker:
                 advice = "a library crashed on this sample: read it with workers=0 to see where"
         elif code is not None:
             how = f"ended by itself with exit code {code}"
+            if self._page < 0 and code:  # before its first word
+                advice = (
+                    "unless it is forked it imports this program again, which must be a file and do its work "
+                    'under `if __name__ == "__main__":`; see what it printed, or use start_method="fork"'
+                )
         return WorkerDied(f"worker {self.number} (process {self.pid}) {how}: {advice}", url=url, key=key)
 
     def hangs(self, waited_s: float) -> WorkerDied:
