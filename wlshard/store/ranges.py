@@ -1,6 +1,6 @@
 """Objects that are far away, read ahead: ranged requests side by side, as many and as large as pays.
 
-What decides is what the first request showed. Where answers come at once, one stream at a time is fastest;
+What decides is what the first request showed, and those to the same host before. Where answers come at once, one stream at a time is fastest;
 where each costs a round trip, up to DEPTH of them are under way, each about a tenth of a second long.
 """
 
@@ -23,6 +23,8 @@ from wlshard.store.stream import Get, Stream, Version
 
 FIRST_BYTES = 1 << 20
 NEAR_S = 0.003  # to the first byte: no read-ahead
+BUSY_S = 10 * NEAR_S  # a near server may take as long, where the processor has other work
+LATELY = 8  # answers of one host
 STEP_S = 0.007  # of latency for each request more
 DEPTH = 8
 SPAN_S = 0.1  # of transfer in one request
@@ -73,7 +75,7 @@ class RangedReader:
         """Send the first request: what is absent or forbidden shows now."""
         began = clock.monotonic()
         self._first.open()
-        self._latency_s = clock.monotonic() - began
+        self._latency_s = _latency_of(self.url, clock.monotonic() - began)
         if not self._first.ranged:
             self._first.end = None  # the server sends the whole object
         return self
@@ -210,6 +212,15 @@ def open_ranged(
         raise
 
 
+def _latency_of(url: str, waited_s: float) -> float:
+    """Give how far away a host is, by this answer and the last ones: one may be late on a busy machine."""
+    host = url.split("/", 3)[2]
+    lately = _lately[host] = (*_lately.get(host, ())[1 - LATELY :], waited_s)
+    least_s = min(lately)
+    return least_s if least_s < NEAR_S and waited_s < BUSY_S else waited_s
+
+
+_lately: dict[str, tuple[float, ...]] = {}
 _next: dict[str, tuple[str, Callable[[str], Reader]]] = {}  # by URL: what is read after it, how to open it
 _begun: dict[str, Future[RangedReader]] = {}
 _this_thread = threading.local()

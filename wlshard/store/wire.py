@@ -8,12 +8,13 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from http.client import HTTPResponse
 from typing import Protocol
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, ResponseError
+from urllib3.exceptions import HTTPError, IncompleteRead, LocationValueError, MaxRetryError, ResponseError
 
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError, WlshardError, shown
 from wlshard.store.options import option
@@ -55,14 +56,32 @@ class Body:
         self.headers: Mapping[str, str] = response.headers
         self.reason = response.reason or ""
         self._response = response
+        body = getattr(response, "_fp", None)
+        told = isinstance(body, HTTPResponse) and body.length is not None and not body.chunked
+        self._plain: HTTPResponse | None = body if told else None
 
     def readinto(self, target: memoryview, /) -> int:
         try:
+            if self._plain is not None:
+                return self._receive(self._plain, target)
             data = self._response.read1(len(target))
         except (HTTPError, OSError, ValueError) as error:
             raise unavailable(f"the stream broke off ({what_of(error)}): try again", self.url) from error
         target[: len(data)] = data
         return len(data)
+
+    def _receive(self, body: HTTPResponse, target: memoryview) -> int:
+        """Let the system put what has come into target itself: urllib3's own reads make and copy bytes."""
+        if not body.length:
+            return 0
+        count = body.fp.readinto1(target[: body.length])
+        if not count:
+            raise IncompleteRead(0, body.length)
+        body.length -= count
+        if not body.length:
+            body.close()
+            self._response.release_conn()
+        return count
 
     def read(self) -> bytes:
         """Read a small body to its end, and let go of the connection."""
