@@ -8,18 +8,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
-from faulty import FaultyServer, faulty
+from faulty import FaultyServer, Handler, faulty, takes_its_time
 from servers import WebServer
 
 from wlshard import Loader, ShardWriter, samples
 from wlshard.errors import NotFound, StoreUnavailable, WlshardError
 from wlshard.shards.access import ShardAccess
+from wlshard.store import cache as cache_module
 from wlshard.store import cached, options
 from wlshard.store.cache import BLOCK_BYTES, Cache
 
@@ -154,6 +158,15 @@ def child(
 ) -> subprocess.Popen[str]:
     words = [url, str(cache["cache_dir"]), str(cache["cache_bytes"]), str(die_at), where]
     return subprocess.Popen([sys.executable, "-c", CHILD, *words], stdout=subprocess.PIPE, text=True)
+
+
+def waits(process: subprocess.Popen[str]) -> bool:
+    """Tell whether a process has opened the lock of a block."""
+    for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if os.readlink(fd).endswith(".lock"):
+                return True
+    return False
 
 
 @pytest.mark.parametrize("where", ["half", "write", "rename"])
@@ -333,3 +346,73 @@ def test_a_cache_that_cannot_be_made_is_done_without(
 def test_faults_of_the_store_stay_errors(door: FaultyServer, shards: str, cache: dict[str, object]) -> None:
     with pytest.raises(WlshardError):
         labels(f"{door.url}/cached/absent.tar", **cache)
+
+
+def test_what_several_processes_read_at_once_is_fetched_once(
+    door: FaultyServer, shards: str, cache: dict[str, object]
+) -> None:
+    door.fault = takes_its_time
+    readers = [child(f"{door.url}/{shards}", cache) for _ in range(3)]
+    assert [reader.communicate()[0].split() for reader in readers] == [[str(n) for n in range(SAMPLES)]] * 3
+    ranges = Counter((path, range_) for _, path, range_ in door.requests if range_ != "bytes=0-0")
+    assert max(ranges.values()) == 1, ranges
+    assert not list(Path(str(cache["cache_dir"])).glob("shards/*/*.lock"))
+
+
+def test_a_process_that_dies_while_others_wait_for_its_block_is_not_waited_for(
+    door: FaultyServer, shards: str, cache: dict[str, object]
+) -> None:
+    arrived, ended = threading.Event(), threading.Event()
+
+    def hangs(handler: Handler) -> bool:
+        if handler.command == "GET" and handler.headers.get("Range") != "bytes=0-0" and not arrived.is_set():
+            arrived.set()
+            ended.wait(20)
+        return False
+
+    door.fault = hangs
+    url = f"{door.url}/cached/x-000000.tar"
+    holder = child(url, cache)
+    assert arrived.wait(20)
+    follower = child(url, cache)
+    while not waits(follower):
+        assert follower.poll() is None
+    holder.kill()
+    holder.communicate()
+    assert follower.communicate()[0].split() == [str(n) for n in range(SAMPLES // SHARDS)]
+    ended.set()
+
+
+def test_who_is_slow_with_a_block_is_not_waited_for_long(
+    door: FaultyServer, shards: str, cache: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{door.url}/cached/x-000000.tar"
+    rows = iter(samples(url, fields="cls", **cache))
+    assert next(rows) == (0,)  # and claims the next block
+    got: list[int] = []
+    monkeypatch.setattr(cached, "WAIT_S", 0.05)
+    other = threading.Thread(target=lambda: got.extend(labels(url, **cache)))
+    other.start()
+    other.join()
+    assert got == list(range(SAMPLES // SHARDS))
+    assert len(list(rows)) == len(got) - 1
+    again = iter(samples(f"{door.url}/cached/x-000001.tar", fields="cls", **cache))
+    next(again)
+    monkeypatch.setattr(cached, "WAIT_S", 1e6)  # who waited for itself would wait for ever
+    assert len(labels(f"{door.url}/cached/x-000001.tar", **cache)) == len(got)
+    assert len(list(again)) == len(got) - 1
+
+
+def test_a_block_has_its_size_with_its_last_byte(
+    door: FaultyServer, shards: str, cache: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves zeros, which look like a block."""
+    sizes, write_all = [], cache_module.write_all
+
+    def seen(fd: int, *given: Any) -> int:
+        sizes.append(os.fstat(fd).st_size)
+        return write_all(fd, *given)
+
+    monkeypatch.setattr(cache_module, "write_all", seen)
+    labels(f"{door.url}/cached/x-000000.tar", **cache)
+    assert sizes == [0, 0]

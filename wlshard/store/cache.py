@@ -2,6 +2,7 @@
 
 CACHE/<of URL and version, 40 hex>/<number>         a block of the object, 1 MiB, whole or absent
 CACHE/<of URL and version, 40 hex>/<number>.<8 hex>     one that is being written
+CACHE/<of URL and version, 40 hex>/<number>.lock        one that is being fetched; others wait for its lock
 CACHE/bytes                                             what all of them take; its lock is held to make room
 
 All processes of a machine may share one. A block is renamed to its place when it is whole, and never changed:
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = 1 << 20
 _ROOM = 8  # one part of so many is emptied at a time
 _DEAD_S = 600.0  # nobody writes at one block for so long
+_LOOK_S = 0.002  # how often who waits for another's block looks
 
 
 class Cache:
@@ -37,6 +40,7 @@ class Cache:
         self.folder = folder
         self._limit_bytes = limit_bytes
         self._off = False
+        self._claims: dict[str, tuple[int, FileLock]] = {}  # by lock file: thread, its lock
 
     def on_device(self, device: int) -> bool:
         """Tell whether this is the file system that it lies on, or it is off."""
@@ -68,6 +72,34 @@ class Cache:
                 os.close(fd)
         return count == len(target)
 
+    def claim(self, place: str, number: int, wait_s: float) -> bool:
+        """Be the one who fetches a block, waiting for who does: another thread or process, alive.
+
+        False: it took longer than `wait_s`. A thread does not wait for itself.
+        """
+        name, until = f"{_path(place, number)}.lock", clock.monotonic() + wait_s
+        claimed = self._claims.get(name)
+        if self._off or (claimed is not None and claimed[0] == threading.get_ident()):
+            return True
+        with suppress(OSError):  # what cannot be locked is fetched
+            os.makedirs(place, exist_ok=True)
+            lock = FileLock(os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+            while lock.acquire() is False:
+                if clock.monotonic() >= until:
+                    lock.close()
+                    return False
+                clock.sleep(_LOOK_S)
+            self._claims[name] = threading.get_ident(), lock
+        return True
+
+    def release(self, place: str, number: int) -> None:
+        """Let others fetch a block, if it is not here now."""
+        name = f"{_path(place, number)}.lock"
+        if (claim := self._claims.pop(name, None)) is not None:
+            with suppress(OSError):
+                os.unlink(name)
+            claim[1].close()
+
     def keep(self, place: str, number: int, data: memoryview) -> None:
         """Put a block into the cache, having made room for it."""
         if self._off or len(data) > self._limit_bytes or self.has(place, number):
@@ -75,7 +107,7 @@ class Cache:
         scratch = f"{_path(place, number)}.{os.urandom(4).hex()}"
         with self._turned_off_by_errors():
             try:
-                fd = self._reserve(scratch, len(data))
+                fd = self._reserve(scratch, len(data))  # its size grows with its bytes: a power cut shows
                 try:
                     write_all(fd, [data], 0)
                     _note_use(fd)
@@ -89,7 +121,7 @@ class Cache:
                 raise
 
     def _reserve(self, scratch: str, size: int) -> int:
-        """Make room and open a file of this size: from now on it counts."""
+        """Make room and open a file that is to have this size: from now on it counts."""
         os.makedirs(self.folder, exist_ok=True)
         lock = FileLock(
             os.open(os.path.join(self.folder, "bytes"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -102,13 +134,7 @@ class Cache:
                 used = self._make_room(max(0, self._limit_bytes - self._limit_bytes // _ROOM - size))
             os.pwrite(lock.fd, b"%020d" % (used + size), 0)
             os.makedirs(os.path.dirname(scratch), exist_ok=True)
-            fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            try:
-                os.truncate(fd, size)
-            except OSError:
-                os.close(fd)
-                raise
-            return fd
+            return os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         finally:
             lock.close()
 
@@ -118,9 +144,11 @@ class Cache:
         for place in self._folders():
             with os.scandir(place) as files:
                 for file in files:
-                    found = file.stat()
-                    forgotten = "." in file.name and found.st_mtime < dead
-                    held.append((0 if forgotten else found.st_mtime_ns, found.st_size, file.path))
+                    found, block = file.stat(), "." not in file.name
+                    forgotten = not block and found.st_mtime < dead
+                    if forgotten or not file.name.endswith(".lock"):
+                        size = found.st_size if block else BLOCK_BYTES  # that is what it will have
+                        held.append((0 if forgotten else found.st_mtime_ns, size, file.path))
         held.sort()
         used = sum(size for _, size, _ in held)
         for used_at, size, path in held:
@@ -178,3 +206,11 @@ def cache_for(url: str) -> Cache | None:
     folder = os.path.abspath(option(url, "cache_dir") or os.path.join(home, "wlshard"))
     key = os.path.join(folder, "shards"), size_of(limit)
     return _caches.setdefault(key, Cache(*key))
+
+
+def _leave_to_parent() -> None:
+    for cache in _caches.values():
+        cache._claims.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Callable
@@ -9,12 +10,15 @@ from functools import partial
 from typing import NamedTuple, Self
 
 from wlshard import clock
-from wlshard.errors import StoreUnavailable, WlshardError
+from wlshard.errors import StoreUnavailable, WlshardError, shown
 from wlshard.store.base import Reader, Store, object_url
 from wlshard.store.cache import BLOCK_BYTES, Cache, cache_for
 from wlshard.store.files import errors_of
 
+log = logging.getLogger(__name__)
+
 FRESH_S = 60.0  # a part of a shard is not asked for its version again before
+WAIT_S = 10.0  # for a block that another thread or process fetches
 
 
 class Held(NamedTuple):
@@ -37,6 +41,7 @@ class CachedReader:
         self._block, self._number = memoryview(b""), -1
         self._source: Reader | None = None
         self._next = -1  # the block that the source gives next
+        self._claimed = -1  # the block that this one fetches, or will fetch next
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
         view, filled = memoryview(target).cast("B"), 0
@@ -55,13 +60,45 @@ class CachedReader:
         block = memoryview(self._block.obj if self._block else bytearray(BLOCK_BYTES))
         block = block[: self.bytes - number * BLOCK_BYTES]
         if not self._cache.load(self._held.place, number, block):
-            try:
-                self._fetch(number, block)
-            except WlshardError:
-                _known.pop(self._held.url, None)  # who begins again sees what is there now
-                raise
-            self._cache.keep(self._held.place, number, block)
+            self._load_or_fetch(number, block)
+        elif self._claimed == number:
+            self._release()
         self._block, self._number = block, number
+
+    def _load_or_fetch(self, number: int, block: memoryview) -> None:
+        """Take a block that others are fetching once they have it, else fetch it.
+
+        Who fetches one claims the next before it lets others go on: they follow and do not overtake.
+        """
+        place, claimed = self._held.place, self._claim(number, WAIT_S)
+        if not claimed:
+            log.warning("%s: who fetches a part of it takes long: fetching it, too", shown(self._held.url))
+        elif self._cache.load(place, number, block):
+            self._release()
+            return
+        try:
+            self._fetch(number, block)
+        except WlshardError:
+            _known.pop(self._held.url, None)  # who begins again sees what is there now
+            raise
+        self._cache.keep(place, number, block)
+        if self._goes_on(number):
+            self._claim(number + 1, 0)
+        else:
+            self._release()
+
+    def _claim(self, number: int, wait_s: float) -> bool:
+        before, self._claimed = self._claimed, -1
+        claimed = self._cache.claim(self._held.place, number, wait_s)
+        if before not in (-1, number):
+            self._cache.release(self._held.place, before)
+        self._claimed = number if claimed else -1
+        return claimed
+
+    def _release(self) -> None:
+        if self._claimed >= 0:
+            self._cache.release(self._held.place, self._claimed)
+            self._claimed = -1
 
     def _fetch(self, number: int, block: memoryview) -> None:
         if self._source is None or self._next != number:
@@ -77,11 +114,15 @@ class CachedReader:
 
     def _absent_up_to(self, number: int) -> int | None:
         """Give where the next block that is here begins, or the reading is meant to end; None: nowhere."""
-        last = (self.bytes if self._end is None else min(self._end, self.bytes)) - 1
-        while number < last // BLOCK_BYTES and not self._cache.has(self._held.place, number + 1):
+        while self._goes_on(number):
             number += 1
         end = (number + 1) * BLOCK_BYTES
         return None if end >= self.bytes else end
+
+    def _goes_on(self, number: int) -> bool:
+        """Tell whether the next block is to be fetched, too."""
+        last = (self.bytes if self._end is None else min(self._end, self.bytes)) - 1
+        return number < last // BLOCK_BYTES and not self._cache.has(self._held.place, number + 1)
 
     def _close_source(self) -> None:
         source, self._source = self._source, None
@@ -89,6 +130,7 @@ class CachedReader:
             source.close()
 
     def close(self) -> None:
+        self._release()
         self._close_source()
 
     def __enter__(self) -> Self:

@@ -1,7 +1,8 @@
 """Objects that are far away, read ahead: ranged requests side by side, as many and as large as pays.
 
-What decides is what the first request showed, and those to the same host before. Where answers come at once, one stream at a time is fastest;
-where each costs a round trip, up to DEPTH of them are under way, each about a tenth of a second long.
+What decides is what the first request showed, and the last ones to the same host. Where answers come at
+once, one stream at a time is fastest; where each costs a round trip, up to DEPTH of them are under way, each
+about a tenth of a second long.
 """
 
 from __future__ import annotations
