@@ -10,6 +10,7 @@ import statistics
 import time
 
 import numpy as np
+from warm import warm_memory
 from webdataset import autodecode, writer
 
 from wlshard.codecs import decoder, encode
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three runs, no volumes above 64³")
     options = parser.parse_args()
     runs = 3 if options.quick else 7
+    warm_memory()
     print("| field | decode, µs | webdataset | ratio | encode, µs | webdataset | ratio |")
     print("|---|---|---|---|---|---|---|")
     for field, value, count in fields():

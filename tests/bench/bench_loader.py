@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from warm import warm_memory
+
 from wlshard import Loader, Pool, ShardWriter, samples
 
 Contender = Callable[[], int]
@@ -172,7 +174,9 @@ def main() -> None:
     options = parser.parse_args()
     count, rounds = (10_000, 3) if options.quick else (100_000, 5)
     with tempfile.TemporaryDirectory(dir=options.folder) as parent:
+        warm_memory()
         speed(count, rounds, parent)
+        warm_memory()
         latency(rounds, parent)
         memory(count, parent)
 

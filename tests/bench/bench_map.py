@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from unittest.mock import patch
 
+from warm import warm_memory
+
 from wlshard.jobs.each import run_here
 from wlshard.jobs.plan import plan
 from wlshard.jobs.transform import Recipe, job_of
@@ -109,6 +111,7 @@ def xargs(samples: int) -> Contender:
 def measure(contenders: dict[str, Contender], rounds: int, parent: str) -> dict[str, list[float]]:
     """Run all contenders in turn, the first round to warm up."""
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    warm_memory()
     for round_ in range(rounds + 1):
         for name, run in contenders.items():
             folder = tempfile.mkdtemp(dir=parent)

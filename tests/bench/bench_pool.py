@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+from warm import warm_memory
+
 from wlshard.loader import Loader
 from wlshard.pool.manifest import Stub, parse_manifest
 from wlshard.pool.names import ShardName, new_writer
@@ -220,6 +222,7 @@ def main() -> None:
     shards, shard_bytes = (2, 1 << 23) if options.quick else (4, 1 << 26)
     full, few, sealing, plain = [], [], [], []
     latencies: list[float] = []
+    warm_memory()
     for run in range(-1, runs):  # the first is the warm-up
         with tempfile.TemporaryDirectory(dir=options.folder) as base:
             folder = Path(base)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 
 from bench_write import show
+from warm import warm_memory
 
 from wlshard.shards.access import ShardAccess
 from wlshard.shards.reader import read_samples
@@ -137,6 +138,7 @@ def touched_webdataset(urls: list[str]) -> Contender:
 def measure(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
     """Run all contenders in turn, the first round to warm up."""
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    warm_memory()
     for round_ in range(rounds + 1):
         for name, run in contenders.items():
             speed = run()

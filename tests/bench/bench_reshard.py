@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 
+from warm import warm_memory
+
 from wlshard.shards.output import OutputShard
 
 SAMPLE_BYTES = 110_000
@@ -79,6 +81,7 @@ def main() -> None:
         size = make(f"{folder}/in.tar", options.bytes)
         cats: list[float] = []
         runs: dict[str, list[tuple[float, dict[str, int]]]] = {name: [] for name in HOW}
+        warm_memory()
         for _ in range(options.rounds):
             cats.append(cat(folder))
             for name, how in HOW.items():

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from warm import warm_memory
 
 from wlshard import Loader, ShardWriter
 
@@ -64,6 +65,7 @@ def main() -> None:
     fields = "image.npy txt ragged.npy"
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         write(folder)
+        warm_memory()
         began, shown = time.monotonic(), 0.0
         kept: deque[Any] = deque(maxlen=3)
         seen: list[tuple[float, float, int]] = []

@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 
+from warm import warm_memory
+
 from wlshard.shards.writer import RollingWriter, TemplateTarget
 from wlshard.tar.header import END_MARK, member_header, padding
 from wlshard.tar.index import format_index
@@ -48,6 +50,7 @@ def make_large(path: str, samples: int = 39_000, size: int = 110_000) -> str:
 def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[float]]:
     """Run all commands in turn, the first round to warm up; milliseconds."""
     times: dict[str, list[float]] = {name: [] for name in commands}
+    warm_memory()
     for round_ in range(rounds + 1):
         for name, arguments in commands.items():
             start = time.perf_counter()

@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from warm import warm_memory
+
 LATENCY_S, STREAM_BYTES_PER_S, SLICE = 0.05, 100e6, 1 << 20
 
 
@@ -114,6 +116,7 @@ def webdataset(urls: list[str], workers: int) -> None:
 
 def compare(contenders: dict[str, Callable[[], None]], size: int, rounds: int) -> None:
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    warm_memory()
     for number in range(rounds + 1):
         for name, run in contenders.items():
             began = time.monotonic()

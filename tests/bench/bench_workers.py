@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+from warm import warm_memory
 
 from wlshard import Loader, Pool, ShardWriter
 
@@ -61,6 +62,7 @@ def warm(batches: int) -> int:
 
 def compare(title: str, unit: str, rounds: int, base: str, contenders: dict[str, Contender]) -> None:
     found: dict[str, list[float]] = {name: [] for name in contenders}
+    warm_memory()
     for round_ in range(rounds + 1):
         for name, run in contenders.items():
             speed = run()
@@ -95,7 +97,7 @@ class Arrays:
 def transport(rounds: int, quick: bool) -> None:
     from torch.utils.data import DataLoader
 
-    for mebibytes, batch, batches in ((1, 8, 400), (32, 32, 60), (128, 128, 16)):
+    for mebibytes, batch, batches in ((1, 8, 2000), (32, 32, 60), (128, 128, 16)):
         batches = batches // 4 if quick else batches
         arrays = [np.full(2**20 * mebibytes // batch, n, np.uint8) for n in range(4)]
         rows = [
@@ -361,6 +363,7 @@ def start(rounds: int, parent: str) -> None:
     urls = shards_of(
         f"{parent}/start", ({"__key__": f"{n:06d}", "x.npy": np.zeros(1000)} for n in range(2000)), 500
     )
+    warm_memory()
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
         for method in ("fork", "forkserver", "spawn"):

@@ -20,6 +20,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
+from warm import warm_memory
+
 from wlshard.pool.pool import Pool
 from wlshard.pool.writer import ShardWriter
 
@@ -82,6 +84,7 @@ def dd(count: int) -> Contender:
 def measure(contenders: dict[str, Contender], rounds: int, parent: str) -> dict[str, list[float]]:
     """Run all contenders in turn, the first round to warm up."""
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    warm_memory()
     for round_ in range(rounds + 1):
         for name, run in contenders.items():
             folder = tempfile.mkdtemp(dir=parent)
