@@ -14,6 +14,8 @@ from wlshard.workers.memory import shared_file
 MESSAGE_BYTES = 1 << 15  # a larger one travels as shared memory: a packet may hold about 200 KiB
 _RIGHTS_BYTES = socket.CMSG_SPACE(2 * array("i").itemsize)
 _IN_MEMORY = b"+"
+# As plain numbers: `|` of socket's flags takes as long as to send a small message.
+_NO_WAIT, _CLOSE_ON_EXEC = int(socket.MSG_DONTWAIT), int(socket.MSG_CMSG_CLOEXEC)
 
 
 class Gone(BaseException):
@@ -28,7 +30,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 def send(end: socket.socket, message: object, fds: Sequence[int] = (), *, wait: bool = True) -> None:
     """Send a message; descriptors stay open here. Gone; BlockingIOError: no room, and not to `wait`."""
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    flags = 0 if wait else socket.MSG_DONTWAIT
+    flags = 0 if wait else _NO_WAIT
     if len(data) <= MESSAGE_BYTES:
         _send(end, data, fds, flags)
         return
@@ -54,14 +56,14 @@ def _send(end: socket.socket, data: bytes, fds: Sequence[int], flags: int) -> No
 
 def receive(end: socket.socket, *, wait: bool = True) -> tuple[Any, list[int]]:
     """Receive a message and its descriptors. Gone; BlockingIOError: none is there, and not to `wait`."""
-    flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+    flags = _CLOSE_ON_EXEC if wait else _CLOSE_ON_EXEC | _NO_WAIT
     try:
         data, rights, _, _ = end.recvmsg(MESSAGE_BYTES, _RIGHTS_BYTES, flags)
     except ConnectionError as error:
         raise Gone from error
     if not data:
         raise Gone
-    fds = [fd for _, _, found in rights for fd in array("i", found)]
+    fds = [fd for _, _, found in rights for fd in array("i", found)] if rights else []
     if data == _IN_MEMORY:
         with open(fds.pop(0), "rb") as file:
             file.seek(0)
