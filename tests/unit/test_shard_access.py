@@ -10,12 +10,21 @@ import pytest
 from tars import END, header, member, pax, simple
 
 from wlshard.errors import GroupingError, NotFound, TarError, UsageError
-from wlshard.shards import access, scanned
+from wlshard.shards import access, scanned, spans
 from wlshard.shards.access import ShardAccess
 from wlshard.shards.reader import read_samples
 from wlshard.shards.tally import Tally
 from wlshard.shards.writer import RollingWriter, TemplateTarget
 from wlshard.store.connect import connect
+
+
+@pytest.fixture(autouse=True, params=["read", "mapped"])
+def mapping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """All of it holds in a worker, too, where long runs are not copied; here all runs are long."""
+    if request.param == "mapped":
+        monkeypatch.setattr(spans, "is_reader", lambda: True)
+        monkeypatch.setattr(spans, "MAP_BYTES", 1)
+    return request.param == "mapped"
 
 
 @pytest.fixture
@@ -388,3 +397,23 @@ def test_the_index_of_real_shards_counts_right(test_data: Path, cache: str) -> N
             if opened.seekable:
                 assert plain(opened.read(1, 2)) == whole[1:3]
             assert plain(opened.stream(2)) == whole[2:]
+
+
+def test_long_runs_of_local_shards_are_mapped_in_workers_alone(shard: str, cache: str, mapping: bool) -> None:
+    with ShardAccess(shard, cache) as opened:
+        opened.read(0, 20)
+        held = [opened.read(number, 1) for number in range(20)]
+        assert sum(one() is not None for one in spans._maps) == (20 if mapping else 0)
+        held.clear()
+        assert all(one() is None for one in spans._maps)
+
+
+def test_no_more_runs_are_mapped_than_there_may_be_descriptors(
+    shard: str, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans, "_MAPS", 3)
+    whole = plain(read_samples(shard))
+    with ShardAccess(shard, cache) as opened:
+        held = [opened.read(number, 1)[0] for number in range(20)]
+        assert sum(one() is not None for one in spans._maps) <= 3
+        assert plain(held) == whole

@@ -19,7 +19,7 @@ import pytest
 from loading import fill_pool, keys, row, write_shards
 from processes import gone, lives
 
-from wlshard import CodecError, Loader, UsageError, UserCodeError, WorkerDied
+from wlshard import CodecError, Loader, ShardWriter, TarError, UsageError, UserCodeError, WorkerDied
 from wlshard.stream.data import data_of_rows, data_of_shards
 from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.order import shape_of
@@ -547,6 +547,26 @@ def test_a_worker_that_dies_is_an_error_that_says_how_and_where(tmp_path, end, w
         assert caught.value.key == "000013"
         assert caught.value.code == 41
         assert pids(loader) == []
+
+
+def test_a_shard_made_shorter_while_it_is_read_is_an_error(tmp_path) -> None:
+    with ShardWriter(str(tmp_path / "x-%d.tar"), shard_samples=100) as writer:
+        for n in range(100):
+            writer.write({"x.npy": np.full(2**20, n, np.uint8)})
+
+    def quiet(sample: tuple) -> tuple:
+        faulthandler.disable()
+        return sample
+
+    def read(loader: Loader) -> None:
+        for batch in loader:
+            assert (batch[0] == batch[0][:, :1]).all()
+            os.truncate(tmp_path / "x-0.tar", 2**22)
+
+    with Loader(str(tmp_path), "x.npy", batch_size=4, workers=1, transform=quiet) as loader:
+        with pytest.raises((WorkerDied, TarError)) as caught:
+            read(loader)
+        assert caught.value.url == f"{tmp_path}/x-0.tar"
 
 
 def test_after_a_death_the_next_iter_goes_on_with_new_workers() -> None:

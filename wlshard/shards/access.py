@@ -15,7 +15,7 @@ from wlshard.sample import KEY, Sample
 from wlshard.shards.grouping import Grouper, split_raw
 from wlshard.shards.reader import OnError, link_table, read_samples, reopens
 from wlshard.shards.scanned import count_samples, find_starts
-from wlshard.shards.spans import Fetched, Span
+from wlshard.shards.spans import Fetched, Span, mapped
 from wlshard.shards.tally import Tally
 from wlshard.shards.watch import watched
 from wlshard.store.base import Reader, Store
@@ -110,7 +110,8 @@ class ShardAccess:
         if not count:
             return []
         begin, end = index.starts[first], index.starts[first + count]
-        with self._open(begin, end + HEADER_BYTES) if fetched is None else Fetched(fetched) as source:
+        with self._open(begin, end + HEADER_BYTES) if fetched is None else Fetched(fetched) as opened:
+            source = mapped(opened, begin, end + HEADER_BYTES) or opened
             try:
                 samples = self._run(source, index, first, count)
                 last = first + count == index.samples
@@ -120,7 +121,7 @@ class ShardAccess:
                 if not self._scanned:
                     error.message += "; or the index beside it is of another tar"
                 raise
-            self._read_ahead(source, begin, end)
+            self._read_ahead(opened, begin, end)
         return samples
 
     def stream(self, first: int = 0) -> Iterator[Sample]:
@@ -212,11 +213,13 @@ class ShardAccess:
     def _run(self, source: Reader, index: Index, first: int, count: int) -> list[Sample]:
         """Parse the next bytes of source as a run of samples, each where the index says."""
         starts, begin = index.starts, index.starts[first]
-        bytes_wanted = starts[first + count] - begin
+        lead = source.lead if isinstance(source, Fetched) else 0
+        bytes_wanted = lead + starts[first + count] - begin
         steps = scan(
             Span(source, bytes_wanted),
             self.url,
-            start=begin,
+            start=begin - lead,
+            lead=lead,
             span=True,
             links=self._links(),
             blocks=source if isinstance(source, Fetched) else None,

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import mmap
+import weakref
 from typing import Self
 
+from wlshard.shards.watch import counted
 from wlshard.store.base import Reader
-from wlshard.tar.blocks import Blocks
+from wlshard.tar.blocks import Blocks, is_reader
+
+MAP_BYTES = 1 << 20  # less is copied sooner than mapped
+_MAPS = 128  # alive at a time: each holds a descriptor
+_MADV_POPULATE_READ = 22  # linux/mman.h, since 5.14
+
+_maps: list[weakref.ref[mmap.mmap]] = []  # that may be alive
 
 
 class Fetched(Blocks):
-    """A block filled before: as a reader, and as the ring that gives it to be read into. No copy."""
+    """A block filled before: as a reader, and as the ring that gives it to be read into. No copy.
 
-    def __init__(self, data: memoryview) -> None:
+    `lead`: bytes at its beginning that nobody asked for.
+    """
+
+    def __init__(self, data: memoryview, lead: int = 0) -> None:
         super().__init__()
+        self.lead = lead
         self.bytes: int | None = None
         assert isinstance(data.obj, mmap.mmap)
         self._data, self._block = data, data.obj
@@ -54,3 +66,32 @@ class Span:
         count = self._source.readinto(view) if len(view) else 0
         self._left -= count
         return count
+
+
+def mapped(reader: Reader, begin: int, end: int) -> Fetched | None:
+    """Give a part of a local file as it lies in the page cache, not copied, and read if it must be.
+
+    None for what is short, for what is no such file or ends before, and but in a worker: who makes a file
+    shorter while it is looked at kills the process, and a worker's death is an error that names the shard.
+    """
+    fileno = getattr(reader, "fileno", None)
+    if fileno is None or end - begin < MAP_BYTES or not is_reader():
+        return None
+    _maps[:] = [one for one in _maps if one() is not None]
+    if len(_maps) >= _MAPS:
+        return None
+    lead = begin % mmap.ALLOCATIONGRANULARITY
+
+    def area() -> mmap.mmap:
+        start = begin - lead
+        area = mmap.mmap(fileno(), end - start, access=mmap.ACCESS_COPY, offset=start)
+        area.madvise(mmap.MADV_SEQUENTIAL)
+        area.madvise(_MADV_POPULATE_READ)
+        return area
+
+    try:
+        block = counted(area, end - begin)
+    except (OSError, ValueError):  # for `readinto` to tell
+        return None
+    _maps.append(weakref.ref(block))
+    return Fetched(memoryview(block), lead)

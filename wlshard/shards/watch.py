@@ -85,3 +85,12 @@ def took(seconds: float) -> None:
     """Tell of the time in which shards were read."""
     if _cost is not None:
         _cost.read_s += seconds
+
+
+def counted(request: Callable[[], T], size: int) -> T:
+    """Get so many bytes of a shard."""
+    if _cost is None:
+        return request()
+    found = _cost.timed(request)
+    _cost.bytes += size
+    return found

@@ -133,6 +133,11 @@ def share_blocks() -> None:
     _thread = _Process()
 
 
+def is_reader() -> bool:
+    """Tell whether this process is there to read."""
+    return isinstance(_thread, _Process)
+
+
 def use_blocks(blocks: Blocks) -> None:
     """Let this thread read into a ring that others read into, too."""
     if isinstance(_thread, _Thread):

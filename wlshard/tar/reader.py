@@ -78,6 +78,7 @@ def scan(
     url: str,
     *,
     start: int = 0,
+    lead: int = 0,
     span: bool = False,
     copy: bool = False,
     payloads: bool = True,
@@ -95,12 +96,14 @@ def scan(
     by its name first, so that what came before can be used and freed. After a fault the pass goes on behind
     the damage: at the next header that checks, or at the next member where that is known.
 
-    `span`: source holds whole members and no end mark. `copy`: payloads are bytes. `payloads=False`: they are
-    empty (ELSEWHERE for hard links and sparse files), and what is left of a large one is jumped over by
-    `seek`, which moves the source. `passed_over` counts, by kind, what is no file; `like` remembers headers
-    for another scan.
+    `span`: source holds whole members and no end mark, behind `lead` bytes that are passed over. `copy`:
+    payloads are bytes. `payloads=False`: they are empty (ELSEWHERE for hard links and sparse files), and what
+    is left of a large one is jumped over by `seek`, which moves the source. `passed_over` counts, by kind,
+    what is no file; `like` remembers headers for another scan.
     """
     feed = Feed(source, start, blocks=blocks, block_bytes=block_bytes, views=payloads, seek=seek)
+    if lead:
+        feed.skip(start + lead)
     tape = Tape(
         feed,
         span=span,

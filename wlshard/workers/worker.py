@@ -171,8 +171,10 @@ class Worker:
         if code is not None and code < 0:
             how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
             advice = "if memory ran out, dmesg says so: take fewer workers or smaller batches"
-            if -code in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL):
+            if -code in (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL):
                 advice = "a library crashed on this sample: read it with workers=0 to see where"
+            if -code == signal.SIGBUS:
+                advice = "a shard was made shorter while it was read, or its disk failed: verify it"
         elif code is not None:
             how = f"ended by itself with exit code {code}"
             if self._page < 0 and code:  # before its first word
