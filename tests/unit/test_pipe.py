@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -126,6 +127,43 @@ def test_interrupting_a_command_ends_what_it_reads_from(shard: Path, pids: str, 
         assert process.stderr is not None
         assert process.stderr.read() == ""
     gone(ids)
+
+
+INTERRUPTED = """
+import os, signal, sys
+from wlshard.store import pipe
+class Popen(pipe.subprocess.Popen):
+    def _execute_child(self, *given):
+        super()._execute_child(*given)
+        if sys.argv[2] == "starting":
+            os.kill(os.getpid(), signal.SIGINT)
+pipe.subprocess.Popen = Popen
+reader = pipe.PipeReader(sys.argv[1])
+if sys.argv[2] == "started":
+    while not os.path.exists(sys.argv[3]):
+        pass
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.parametrize("when", ["starting", "started"])
+def test_interrupting_a_command_the_instant_it_starts_ends_it(pids: str, tmp_path: Path, when: str) -> None:
+    line = [sys.executable, "-c", INTERRUPTED, f"pipe:{pids}; wait", when, f"{tmp_path}/b"]
+    done = subprocess.run(line, env=environ(), capture_output=True, text=True, timeout=60)
+    assert "KeyboardInterrupt" in done.stderr
+    gone([int(path.read_text() or 0) for path in (tmp_path / "a", tmp_path / "b") if path.exists()])
+    assert not sleeping(tmp_path)
+
+
+def sleeping(folder: Path) -> list[str]:
+    """List the processes whose command names a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = process.read_bytes().split(b"\0")
+            if words[:1] == [b"bash"] and str(folder).encode() in b" ".join(words):
+                found.append(process.parent.name)
+    return found
 
 
 def test_nothing_is_written_to_a_command(tmp_path: Path) -> None:

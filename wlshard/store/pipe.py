@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Container, Iterator
+import weakref
+from collections.abc import Callable, Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NoReturn, Self
 
@@ -31,14 +33,24 @@ class PipeReader:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        command = url[5:]
+        self._ended = self._closed = False
+        self._end: Callable[[], object] = int  # there is nothing to end yet
+        try:
+            with ThreadPoolExecutor(1) as thread:  # ^C, which the main one raises, finds all or nothing
+                thread.submit(self._start).result()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
         shell = ["bash", "-o", "pipefail", "-c"] if shutil.which("bash") else ["sh", "-c"]
         self._process = subprocess.Popen(
-            [*shell, command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0
+            [*shell, self.url[5:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0
         )
         assert self._process.stdout is not None
         self._out = self._process.stdout
-        self._ended = self._closed = False
+        # At the latest with us: ^C may keep this reader from whoever would close it.
+        self._end = weakref.finalize(self, _end, self._process, os.getpid())
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
         view, filled = memoryview(target).cast("B"), 0
@@ -65,24 +77,27 @@ class PipeReader:
         if self._closed:
             return
         self._closed = True
-        if self._process.returncode is None:
-            self._send(signal.SIGTERM)
-            try:
-                self._process.wait(_PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                self._send(signal.SIGKILL)
-                self._process.wait()
-        self._out.close()
-
-    def _send(self, number: int) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+        self._end()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    """End a command and all that it has started, unless this is a fork of its owner."""
+    if process.returncode is None and os.getpid() == owner:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
 
 
 class PipeStore(ReadOnly):
