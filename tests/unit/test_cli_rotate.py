@@ -180,6 +180,14 @@ def test_keep_is_for_this_run(pool: Pool) -> None:
     assert rotate(pool.url, "--keep", 1).exit_code == 2
 
 
+def test_watching_keeps_as_many_as_it_was_told(pool: Pool) -> None:
+    rotator = Rotator(pool, Policy(keep=3))
+    for _ in range(4):
+        rotator.turn()
+        seal(pool, 2)
+    assert pool.generations() == [2, 3, 4]
+
+
 def test_max_age_leaves_out_what_was_sealed_too_long_ago(pool: Pool) -> None:
     rotate(pool.url)
     old = Path(pool.shards()[0])

@@ -8,7 +8,7 @@ import pytest
 from pools import WRITER_A, WRITER_B, Interrupting, names_of, seal_by_hand
 
 from wlshard import clock
-from wlshard.errors import NotFound, StoreUnavailable, UsageError
+from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError
 from wlshard.pool.accounting import SLACK_S, TTL_S
 from wlshard.pool.manifest import Manifest, Stub, parse_slot
 from wlshard.pool.names import ShardName, condemned_name, lease_name, manifest_name
@@ -171,6 +171,21 @@ def test_a_live_lease_keeps_its_generation_and_an_ended_one_does_not(memory_url)
         assert pool.retire().retired == [1]
         assert shards_in(pool) == sorted(names[3:])
         lease.close()
+
+
+def test_a_lease_that_we_may_not_read_holds_and_a_damaged_one_does_for_a_readers_time(memory_url):
+    with clock.use(Set()) as time:
+        pool = Pool(memory_url).create()
+        grow(pool, 5)
+        pool.store.put(lease_name(1, "hidden"), b"{}")
+        pool.store.put(lease_name(2, "torn"), b"{")
+        store = FaultyStore(
+            pool.store,
+            lambda operation: AccessDenied("not yours") if operation.name.endswith("hidden.json") else None,
+        )
+        assert Pool(memory_url, store=store).retire().held == {1: ["hidden"], 2: ["torn"]}
+        time.at += TTL_S + SLACK_S + 0.1
+        assert Pool(memory_url, store=store).retire().held == {1: ["hidden"]}
 
 
 def test_a_lease_that_was_closed_holds_nothing_and_its_count_stays_until_retirement(pool):

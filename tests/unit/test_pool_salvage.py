@@ -192,6 +192,12 @@ def test_what_cannot_be_sealed_now_waits_and_stops_no_rotation(pool, caplog, err
     assert pool.rotate().promoted.samples == 4
 
 
+def test_a_dry_run_leaves_scratch_as_it_is(pool):
+    leave(pool, WHOLE)
+    assert pool.rotate(dry_run=True).promoted.samples == 0
+    assert len(list(pool.store.drafts())) == 1
+
+
 def test_a_new_writer_seals_what_a_dead_one_left(pool):
     leave(pool, WHOLE)
     with ShardWriter(pool) as writer:
