@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from wlshard.codecs import Buffer
@@ -29,11 +29,12 @@ def run_chunked(job: ShardJob, engine: Engine, chunk_samples: int, heard: Heard)
 
 def _made(job: ShardJob, engine: Engine, most: int, samples: Iterable[Numbered]) -> Iterator[Made]:
     sent: list[list[Numbered]] = []
+    plain = asdict(replace(job, inputs=[], output="", keys=None, given=[]))
 
     def tasks() -> Iterator[Task]:
         for chunk in chunked(samples, most):
             sent.append(chunk)
-            yield _task(job, chunk)
+            yield _task(plain, chunk)
 
     for answer in engine.run(tasks(), ahead=AHEAD * engine.parallel):
         yield from _unpacked(sent.pop(0), answer)
@@ -53,14 +54,13 @@ def chunked(samples: Iterable[Numbered], most: int) -> Iterator[list[Numbered]]:
         yield chunk
 
 
-def _task(job: ShardJob, chunk: list[Numbered]) -> Task:
+def _task(job: Mapping[str, Any], chunk: list[Numbered]) -> Task:
     heads, body = [], list[Buffer]()
     for number, sample in chunk:
         fields = [(name, value) for name, value in sample.items() if not name.startswith("__")]
         heads.append([number, sample[KEY], sample[URL], [[name, len(value)] for name, value in fields]])
         body += [value for _, value in fields]
-    plain = asdict(job) | {"inputs": [], "output": "", "keys": None, "given": []}
-    return Task("wlshard.jobs.chunks:do_chunk", {"job": plain, "samples": heads}, body)
+    return Task("wlshard.jobs.chunks:do_chunk", {"job": job, "samples": heads}, body)
 
 
 def do_chunk(args: Mapping[str, Any], body: memoryview) -> Answer:

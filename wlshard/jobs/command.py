@@ -6,11 +6,12 @@ import os
 import re
 import shlex
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from wlshard.codecs import Buffer
 from wlshard.errors import GroupingError, UsageError, UserCodeError
 from wlshard.jobs.each import OnError, ShardJob
 from wlshard.jobs.folders import emptied, private_folder
@@ -21,6 +22,13 @@ from wlshard.store.files import errors_of, write_all
 GRACE_S = 2.0  # from SIGTERM to SIGKILL for a command that we are asked to end
 LOOK_S = 1.0
 NAME_BYTES = 255  # of a file, on Linux
+# Those that Python ignores, which the command expects not to be. Of the others all that are not ignored: what
+# is not named the C library asks the system for, one by one.
+_DEFAULT = [
+    number
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+    if number in (signal.SIGPIPE, signal.SIGXFSZ) or signal.getsignal(number) != signal.SIG_IGN
+]
 
 
 @dataclass(frozen=True)
@@ -98,8 +106,7 @@ class Command:
                 name = f"{self._order.base}.{field}"
                 if len(os.fsencode(name)) > NAME_BYTES:
                     raise GroupingError("a field too long for a file's name: leave it out", key=key, url=url)
-                with open(name, "xb", buffering=0) as file:
-                    write_all(file.fileno(), [sample[field]], 0)
+                _write(name, sample[field])
             about = {b"WL_KEY": os.fsencode(key), b"WL_URL": os.fsencode(url), b"WL_INDEX": b"%d" % number}
             code = _run(self._argv, self._environ | about)
             if code:
@@ -119,10 +126,12 @@ class Command:
         """Read the files that make samples: those with a dot in their name, and none before it."""
         base = self._order.base
         samples: dict[str, Sample] = {}
-        for name in sorted(os.listdir(".")):
+        with os.scandir() as entries:
+            there = sorted((one.name, one.is_file(follow_symlinks=False)) for one in entries)
+        for name, is_file in there:
             stem, _, field = name.partition(".")
             wanted = self._include.search(name) and not (self._exclude and self._exclude.search(name))
-            if not (stem and field and wanted and os.path.isfile(name)):
+            if not (stem and field and wanted and (is_file or os.path.isfile(name))):
                 continue
             field = field.lower()
             own = stem == base
@@ -130,42 +139,55 @@ class Command:
             if field in sample:
                 what = f"two files are the field {field}: names differ by more than case"
                 raise GroupingError(what, key=key)
-            with open(name, "rb") as file:
-                data = file.read()
+            data = _read(name)
             before = came.get(field) if own else None
             sample[field] = before if before is not None and before == data else data
         first = [samples.pop(base)] if base in samples else []
         return first + list(samples.values())
 
 
+def _write(name: str, data: Buffer) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        if os.write(fd, data) < len(data):
+            write_all(fd, [data], 0)
+    finally:
+        os.close(fd)
+
+
+def _read(name: str) -> bytes:
+    """Read a file with half the calls to the system that Python's own takes."""
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        data = os.read(fd, size)
+    finally:
+        os.close(fd)
+    if len(data) == size:
+        return data
+    with open(name, "rb", buffering=0) as file:  # more than one call gives
+        return file.readall()
+
+
 def _run(argv: list[str], environ: dict[bytes, bytes]) -> int:
     """Run a command in a process group of its own, of which nothing is left; give its exit code."""
-    # Python ignores these two, the command expects the default.
-    default = [signal.SIGPIPE, signal.SIGXFSZ]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until we would end the command
     try:
-        child = os.posix_spawnp(argv[0], argv, environ, setpgroup=0, setsigmask=before, setsigdef=default)
+        child = os.posix_spawnp(argv[0], argv, environ, setpgroup=0, setsigmask=before, setsigdef=_DEFAULT)
     except OSError as error:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise UsageError(f"cannot run {argv[0]}: {error.strerror}") from error
-    with _ended(child):
+    try:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         # Not for ever at once: a signal just before a call that blocks is heard when that returns.
         while not has_ended(child, LOOK_S):
             pass
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return code if code >= 0 else 128 - code
-
-
-@contextmanager
-def _ended(group: int) -> Iterator[None]:
-    """When the block is left kill what runs in the group; if it is left by being stopped, ask it first."""
-    try:
-        yield
-    except BaseException:
-        os.killpg(group, signal.SIGTERM)
-        has_ended(group, GRACE_S)
+    except BaseException:  # we are stopped: ask it first
+        os.killpg(child, signal.SIGTERM)
+        has_ended(child, GRACE_S)
         raise
     finally:
         with suppress(PermissionError):  # somebody else's by now: sudo
-            os.killpg(group, signal.SIGKILL)
+            os.killpg(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code if code >= 0 else 128 - code
