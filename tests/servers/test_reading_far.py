@@ -16,9 +16,11 @@ from servers import WebServer
 from wlshard import Loader, Pool, ShardWriter, samples
 from wlshard.errors import NotFound
 from wlshard.shards.access import ShardAccess
+from wlshard.shards.dataset import write_dataset
 from wlshard.shards.reader import open_shard
 from wlshard.store import ranges
 from wlshard.store.base import Reader
+from wlshard.store.connect import write_object
 from wlshard.stream.data import FETCHERS, Data
 from wlshard.stream.window import Strips
 
@@ -111,6 +113,74 @@ def test_the_first_sample_of_a_list_comes_after_three_requests(door: FaultyServe
         next(iter(loader))
     assert [path for _, path, _ in door.requests[:3]] == ["/far/x-000000.idx", *["/far/x-000000.tar"] * 2]
     assert door.requests[2][2] == "bytes=0-1048575"  # the first sample is in it, what follows is read-ahead
+
+
+class RoundTrips:
+    """A fault: no part of a wave is answered before all of it has come, none behind it before `done`."""
+
+    def __init__(self, *waves: tuple[str, int]) -> None:
+        self.waves, self.missed = waves, list[str]()
+        self.done, self._lock, self._counts = threading.Event(), threading.Lock(), [0] * len(waves)
+        self._whole = [threading.Event() for _ in waves]
+
+    def __call__(self, handler: Handler) -> bool:
+        asked = f"{handler.command} {handler.path}"
+        wave = next(number for number, (words, _) in enumerate(self.waves) if words in asked)
+        with self._lock:
+            self._counts[wave] += 1
+            here = self._counts[wave]
+            if here == self.waves[wave][1]:
+                self._whole[wave].set()
+        gate = self._whole[wave] if here <= self.waves[wave][1] else self.done
+        if not gate.wait(20):
+            self.missed.append(f"{asked} {here}")
+            self._whole[wave].set()
+        return False
+
+
+INDEXES, LOOKS, PARTS = (".idx", SHARDS), ("HEAD", SHARDS), (".tar", FETCHERS)
+ALL, LISTED = ("all.idx", 1), ("list-type", 1)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "source", "waves"),
+    [
+        ("http", "x-{000000..000003}.tar", [INDEXES, LOOKS, PARTS]),
+        ("http", "all.idx", [ALL, PARTS]),
+        ("s3", "x-{000000..000003}.tar", [INDEXES, LOOKS, PARTS]),
+        ("s3", "all.idx", [ALL, LISTED, PARTS]),
+    ],
+)
+def test_the_first_of_a_shuffled_list_comes_after_three_round_trips(
+    request: pytest.FixtureRequest,
+    nginx: WebServer,
+    moto: str,
+    shards: str,
+    scheme: str,
+    source: str,
+    waves: list[tuple[str, int]],
+) -> None:
+    """So of as many shards as FETCHERS; of more with an index of the data set alone."""
+    root, backend = f"{nginx.folder}/far", nginx.url
+    if scheme == "s3":
+        root, backend = request.getfixturevalue("s3_url"), moto
+        for name in (nginx.folder / "far").iterdir():
+            write_object(f"{root}/{name.name}", name.read_bytes())
+    list(
+        write_dataset(
+            [f"{root}/x-{number:06d}.tar" for number in range(SHARDS)], f"{root}/all.idx", force=True
+        )
+    )
+    with faulty(backend) as door:
+        if scheme == "s3":
+            request.getfixturevalue("s3_door")(door.url)
+        door.fault = trips = RoundTrips(*waves)
+        with Loader(f"{root if scheme == 's3' else f'{door.url}/far'}/{source}", "cls", shuffle=50) as loader:
+            rows = iter(loader)
+            next(rows)
+            trips.done.set()
+    assert not trips.missed
+    assert len(waves) <= 3
 
 
 def test_seeking_a_sample_takes_two_requests(door: FaultyServer, shards: str) -> None:
