@@ -15,8 +15,10 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+from ais import AisGateway
 from faulty import FaultyServer, Handler, faulty, takes_its_time
 from servers import WebServer
 
@@ -42,10 +44,14 @@ def write(folder: Path, add: int = 0) -> str:
     folder.mkdir(exist_ok=True)
     for old in folder.glob("x-*"):
         old.unlink()
-    with ShardWriter(f"{folder}/x-%06d.tar", shard_samples=SAMPLES // SHARDS) as writer:
+    write_to(str(folder), add)
+    return "x-{000000..000003}.tar"
+
+
+def write_to(url: str, add: int = 0) -> None:
+    with ShardWriter(f"{url}/x-%06d.tar", shard_samples=SAMPLES // SHARDS) as writer:
         for number in range(add, add + SAMPLES):
             writer.write({"cls": number, "bin": bytes([number]) * SAMPLE_BYTES})
-    return "x-{000000..000003}.tar"
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +316,52 @@ def test_commands_take_a_cache_too(door: FaultyServer, shards: str, cache: dict[
         done = subprocess.run([*line, "--storage-options", given], capture_output=True, text=True, check=True)
         assert done.stdout.split() == [str(number) for number in range(SAMPLES)]
     assert not asked(door)
+
+
+RANK = """
+import sys
+from wlshard import Loader
+url, folder, rank, world = *sys.argv[1:3], *map(int, sys.argv[3:])
+with Loader(url, "cls bin", batch_size=4, shuffle=20, workers=2, rank=rank, world_size=world, epochs=2,
+            cache_dir=folder, cache_bytes=1 << 30) as loader:
+    for labels, data in loader:
+        assert all(row == bytes([label]) * len(row) for label, row in zip(labels, data))
+        print(*labels.tolist())
+"""
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "ais"])
+def test_ranks_and_workers_of_a_host_fetch_each_block_once(
+    scheme: str,
+    request: pytest.FixtureRequest,
+    moto: str,
+    gcs_stub: str,
+    ais: AisGateway,
+    monkeypatch: pytest.MonkeyPatch,
+    cache: dict[str, object],
+) -> None:
+    url = "ais://bucket" if scheme == "ais" else request.getfixturevalue(f"{scheme}_url")
+    write_to(url)
+    with faulty({"s3": moto, "gs": gcs_stub, "ais": ais.url}[scheme]) as door:
+        for variable in ("AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST", "AIS_ENDPOINT"):
+            monkeypatch.setenv(variable, door.url)
+        words = [sys.executable, "-c", RANK, f"{url}/x-{{000000..000003}}.tar", str(cache["cache_dir"])]
+        ranks = [
+            subprocess.Popen([*words, str(rank), "2"], stdout=subprocess.PIPE, text=True) for rank in (0, 1)
+        ]
+        seen = [int(label) for rank in ranks for label in rank.communicate()[0].split()]
+        assert sorted(seen) == sorted([*range(SAMPLES)] * 2)
+        blocks: Counter[tuple[str, int]] = Counter()
+        for method, path, range_ in door.requests:
+            name = unquote(path).partition("?")[0].rpartition("/")[2]
+            told = range_ == "bytes=0-0" or (scheme == "gs" and "alt=media" not in path)  # of it, not it
+            if method == "GET" and name.endswith(".tar") and not told:
+                begin, end = (int(at or 1 << 21) for at in (range_ or "=0-").partition("=")[2].split("-"))
+                blocks.update(
+                    (name, number) for number in range(begin // BLOCK_BYTES, end // BLOCK_BYTES + 1)
+                )
+        assert set(blocks.values()) == {1}, blocks
+        assert {name for name, _ in blocks} == {f"x-{number:06d}.tar" for number in range(SHARDS)}
 
 
 SMALL = """

@@ -41,7 +41,7 @@ class CachedReader:
         self._block, self._number = memoryview(b""), -1
         self._source: Reader | None = None
         self._next = -1  # the block that the source gives next
-        self._claimed = -1  # the block that this one fetches, or will fetch next
+        self._claimed: set[int] = set()  # blocks that this one fetches, or will fetch next
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
         view, filled = memoryview(target).cast("B"), 0
@@ -61,8 +61,7 @@ class CachedReader:
         block = block[: self.bytes - number * BLOCK_BYTES]
         if not self._cache.load(self._held.place, number, block):
             self._load_or_fetch(number, block)
-        elif self._claimed == number:
-            self._release()
+        self._release(number)
         self._block, self._number = block, number
 
     def _load_or_fetch(self, number: int, block: memoryview) -> None:
@@ -70,35 +69,28 @@ class CachedReader:
 
         Who fetches one claims the next before it lets others go on: they follow and do not overtake.
         """
-        place, claimed = self._held.place, self._claim(number, WAIT_S)
-        if not claimed:
+        if not self._claim(number, WAIT_S):
             log.warning("%s: who fetches a part of it takes long: fetching it, too", shown(self._held.url))
-        elif self._cache.load(place, number, block):
-            self._release()
+        elif self._cache.load(self._held.place, number, block):
             return
         try:
             self._fetch(number, block)
         except WlshardError:
             _known.pop(self._held.url, None)  # who begins again sees what is there now
             raise
-        self._cache.keep(place, number, block)
-        if self._goes_on(number):
+        self._cache.keep(self._held.place, number, block)
+        if self._absent(number + 1):
             self._claim(number + 1, 0)
-        else:
-            self._release()
 
     def _claim(self, number: int, wait_s: float) -> bool:
-        before, self._claimed = self._claimed, -1
-        claimed = self._cache.claim(self._held.place, number, wait_s)
-        if before not in (-1, number):
-            self._cache.release(self._held.place, before)
-        self._claimed = number if claimed else -1
-        return claimed
+        if number not in self._claimed and self._cache.claim(self._held.place, number, wait_s):
+            self._claimed.add(number)
+        return number in self._claimed
 
-    def _release(self) -> None:
-        if self._claimed >= 0:
-            self._cache.release(self._held.place, self._claimed)
-            self._claimed = -1
+    def _release(self, number: int) -> None:
+        if number in self._claimed:
+            self._claimed.remove(number)
+            self._cache.release(self._held.place, number)
 
     def _fetch(self, number: int, block: memoryview) -> None:
         if self._source is None or self._next != number:
@@ -113,16 +105,23 @@ class CachedReader:
         self._next = number + 1
 
     def _absent_up_to(self, number: int) -> int | None:
-        """Give where the next block that is here begins, or the reading is meant to end; None: nowhere."""
-        while self._goes_on(number):
+        """Give where the next block that is here, or comes, begins, or the reading is meant to end.
+
+        None: nowhere. A part is asked for in one request, so that all of it is claimed first.
+        """
+        while self._absent(number + 1) and (self._end is None or self._claim(number + 1, 0)):
             number += 1
+            if not self._absent(number):  # it has come in between
+                self._release(number)
+                number -= 1
+                break
         end = (number + 1) * BLOCK_BYTES
         return None if end >= self.bytes else end
 
-    def _goes_on(self, number: int) -> bool:
-        """Tell whether the next block is to be fetched, too."""
-        last = (self.bytes if self._end is None else min(self._end, self.bytes)) - 1
-        return number < last // BLOCK_BYTES and not self._cache.has(self._held.place, number + 1)
+    def _absent(self, number: int) -> bool:
+        """Tell whether this block is meant to be read, and not here."""
+        end = self.bytes if self._end is None else min(self._end, self.bytes)
+        return number * BLOCK_BYTES < end and not self._cache.has(self._held.place, number)
 
     def _close_source(self) -> None:
         source, self._source = self._source, None
@@ -130,7 +129,8 @@ class CachedReader:
             source.close()
 
     def close(self) -> None:
-        self._release()
+        for number in list(self._claimed):
+            self._release(number)
         self._close_source()
 
     def __enter__(self) -> Self:
