@@ -323,7 +323,7 @@ def test_each_array_begins_on_64_bytes_and_is_the_consumers_to_write() -> None:
 @pytest.fixture
 def one_by_one(monkeypatch) -> None:
     """Have each step travel by itself, as large ones do."""
-    monkeypatch.setattr("wlshard.workers.main.FILL_BYTES", 1)
+    monkeypatch.setattr("wlshard.workers.slots.FILL_BYTES", 1)
 
 
 def test_all_batches_may_be_kept(one_by_one) -> None:

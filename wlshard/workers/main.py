@@ -30,7 +30,7 @@ from wlshard.stream.recipe import Maker, Recipe
 from wlshard.tar.blocks import share_blocks
 from wlshard.workers import wire
 from wlshard.workers.memory import Memory, die_with_parent, keep_freed_memory, shared_file
-from wlshard.workers.slots import FILL_BYTES, Filling, Packed, Slot, Slots
+from wlshard.workers.slots import Filling, Packed, Slot, Slots
 
 T = TypeVar("T")
 
@@ -187,11 +187,7 @@ class _Worker:
         """Make steps until there are enough for a message; tell whether there may be more."""
         began, waited = clock.monotonic(), epoch.waited_s
         try:
-            while (
-                len(filling.packed) < most
-                and filling.used < FILL_BYTES
-                and clock.monotonic() - began < FILL_S
-            ):
+            while len(filling.packed) < most and not filling.full and clock.monotonic() - began < FILL_S:
                 step = epoch.step()
                 if step is None:
                     return False

@@ -17,7 +17,7 @@ import numpy as np
 from wlshard.stream.recipe import Step
 from wlshard.workers.memory import Bytes, Memory, shared_file
 
-FILL_BYTES = 1 << 22  # steps share a slot up to here: a message costs as much as copying a MiB or two
+FILL_BYTES = 1 << 23  # steps share a slot up to here: a message costs as much as copying a MiB or two
 SLOTS = 2  # of a worker: one is filled while the other is at the consumer's
 ALIGN_BYTES = 64
 HEAD_BYTES = 1 << 13  # what of a batch is no array travels with the message up to here, else in the slot
@@ -130,6 +130,12 @@ class Filling:
         self.used = 0
         self.packed: list[Packed] = []
         self._laid: dict[int, tuple[Any, int]] = {}  # by id: an array that lies in the slot, and where
+
+    @property
+    def full(self) -> bool:
+        """Whether another step like those that lie here would be too many."""
+        steps = len(self.packed)
+        return self.used * (steps + 1) > FILL_BYTES * steps > 0
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Give memory for an array, in the slot if it has room."""
