@@ -93,6 +93,19 @@ def main(end: socket.socket, sent: Start | bytes) -> None:
     """Be a worker until the parent closes its end of the wire, or is gone."""
     start: Start = pickle.loads(sent) if isinstance(sent, bytes) else sent  # noqa: S301 — our parent's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is the parent's
+    try:
+        try:
+            _make_ready(end, start)
+            with watching() as cost:
+                _Worker(end, start, cost).run()
+        except wire.Gone:
+            sys.stdout.flush()
+            os._exit(0)  # without regard to a read under way
+    except wire.Gone:  # told a second time, by a signal
+        os._exit(0)
+
+
+def _make_ready(end: socket.socket, start: Start) -> None:
     signal.signal(signal.SIGTERM, partial(_end, end))
     signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -101,15 +114,6 @@ def main(end: socket.socket, sent: Start | bytes) -> None:
     share_blocks()  # each epoch has a new thread that reads
     keep_freed_memory()
     gc.freeze()  # what the parent had is no garbage of ours
-    try:
-        try:
-            with watching() as cost:
-                _Worker(end, start, cost).run()
-        except wire.Gone:
-            sys.stdout.flush()
-            os._exit(0)  # without regard to a read under way
-    except wire.Gone:  # told a second time, by a signal
-        os._exit(0)
 
 
 def _end(end: socket.socket, number: int, _frame: FrameType | None) -> None:
