@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 from clocks import Skipping
-from faulty import answers, faulty
+from faulty import Handler, Reply, answers, faulty
 from servers import WebServer, free_port, program, running
 
 from wlshard import Loader, Pool, ShardWriter, clock, samples
-from wlshard.errors import AccessDenied, UsageError, WlshardError
+from wlshard.errors import AccessDenied, StoreUnavailable, UsageError, WlshardError
 from wlshard.store import options
 from wlshard.store.connect import connect
 
@@ -186,6 +186,68 @@ def test_a_proxy_stands_between(
                 assert [label for (label,) in loader] == list(range(10))
     lines = [line for line in log.read_text().splitlines() if f"/{way}/x-001.tar" in line]
     assert any("HIT" in line for line in lines), lines
+
+
+def test_what_no_proxy_names_is_asked_itself(nginx: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nginx.folder / "near.txt").write_bytes(b"1")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")  # nobody is there
+    with clock.use(Skipping()), pytest.raises(StoreUnavailable):
+        connect(nginx.url).read("near.txt")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert connect(nginx.url).read("near.txt") == b"1"
+
+
+def test_who_asks_pays_where_that_is_said(
+    url: str, moto: str, gcs_stub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3, unpaid = url.startswith("s3"), list[str]()
+
+    def looks(handler: Handler) -> bool:
+        pays = handler.headers.get("x-amz-request-payer") if s3 else "userProject=ours" in handler.path
+        if not pays and (handler.command, handler.path) != ("HEAD", "/bucket"):
+            unpaid.append(f"{handler.command} {handler.path}")
+        return False
+
+    with faulty(moto if s3 else gcs_stub) as door:
+        door.fault = looks
+        options.use_options({"requester_pays": True, "endpoint_url": door.url})
+        if not s3:
+            with pytest.raises(UsageError, match="project"):
+                Pool(f"{url}/pool").create()
+            options.use_options({"project": "ours"})
+        pool = Pool(f"{url}/pool").create()
+        with ShardWriter(pool) as writer:
+            for number in range(3):
+                writer.write({"cls": number, "bin": bytes(8 << 20)})
+        pool.rotate()
+        with Loader(pool.url, "cls", batch_size=3) as loader:
+            assert [labels.tolist() for (labels,) in loader] == [[0, 1, 2]]
+        pool.retire()
+        assert pool.store.now() > 0
+    assert len(door.requests) > 10
+    assert not unpaid
+
+
+def test_a_login_is_not_sent_on_to_another_host(nginx: WebServer) -> None:
+    (nginx.folder / "near.txt").write_bytes(b"1")
+    sent: list[str | None] = []
+
+    def notes(handler: Handler) -> bool:
+        sent.append(handler.headers.get("Authorization"))
+        return False
+
+    with faulty(nginx.url) as first, faulty(nginx.url) as second:
+        second.fault = notes
+
+        def leads_on(handler: Handler) -> bool:
+            notes(handler)
+            handler.give(Reply(302, {"Location": second.url + handler.path}, b""))
+            return True
+
+        first.fault = leads_on
+        assert connect(first.url.replace("://", "://me:hunter2@")).read("near.txt") == b"1"
+    assert sent[0] is not None
+    assert sent[1:] == [None]
 
 
 def test_secrets_are_shown_nowhere(

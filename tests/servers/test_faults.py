@@ -41,7 +41,9 @@ from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, WlshardErro
 from wlshard.shards.access import ShardAccess
 from wlshard.store.base import Store
 from wlshard.store.connect import connect
+from wlshard.store.patience import BUDGET, DEADLINE_S
 from wlshard.store.ranges import FIRST_BYTES
+from wlshard.store.stream import PROGRESS_BYTES
 from wlshard.testing.contract import StoreContract
 
 
@@ -160,6 +162,23 @@ def test_pauses_grow_and_end(door: FaultyServer, shard: Any, time: Skipping) -> 
     with pytest.raises(StoreUnavailable, match="tried 8 times"):
         rows_of(f"{door.url}/tiny-0.tar")
     assert 5 < time.skipped_s < 30
+
+
+def test_nobody_waits_longer_than_the_deadline_without_a_byte(
+    door: FaultyServer, shard: Any, time: Skipping
+) -> None:
+    door.fault = answers(503, Retry_After="200")
+    with pytest.raises(StoreUnavailable, match="tried 2 times"):
+        rows_of(f"{door.url}/tiny-0.tar")
+    assert 190 < time.skipped_s < DEADLINE_S
+
+
+def test_one_object_breaks_off_so_often_and_no_more(door: FaultyServer, large: bytes, time: Skipping) -> None:
+    door.fault = closes_after(2 * PROGRESS_BYTES)
+    with pytest.raises(StoreUnavailable, match=f"tried {BUDGET} times"):
+        connect(door.url).read("large.bin")
+    assert len(door.requests) == BUDGET
+    assert len(large) > 2 * PROGRESS_BYTES * BUDGET
 
 
 def slow(fault: Fault | None = None) -> Fault:

@@ -394,7 +394,19 @@ def test_urls_find_their_store_and_name(tmp_path, monkeypatch):
     assert not is_local("http://host/a.tar")
 
 
-@pytest.mark.parametrize("url", ["", "nonsense://b/x", "pipe:cat x", "file://elsewhere/x", "file:relative"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "nonsense://b/x",
+        "pipe:cat x",
+        "file://elsewhere/x",
+        "file:relative",
+        "s3://",
+        "gs:///x",
+        "http:///x",
+    ],
+)
 def test_urls_that_lead_nowhere_are_refused(url):
     if url == "file:relative":
         assert is_local(url)  # a plain, if odd, file name

@@ -13,6 +13,7 @@ from wlshard.store.memory import MemoryStore
 from wlshard.store.options import option
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_NAMED = {**dict.fromkeys(("http", "https"), "server"), **dict.fromkeys(("gs", "gcs", "s3", "ais"), "bucket")}
 _SUPPORTED = "a plain path, file://, memory://, http(s)://, gs://, s3://, ais://"
 
 
@@ -27,6 +28,8 @@ def connect(url: str) -> Store:
         return LocalStore(path.rstrip("/") or "/", path)
     if scheme == "pipe":
         raise UsageError("a command's output is one shard: it stands for no folder", url=url)
+    if scheme in _NAMED and not url.partition("://")[2].partition("/")[0]:
+        raise UsageError(f"this names no {_NAMED[scheme]}: write {scheme}://NAME/…", url=url)
     if scheme == "memory":
         return MemoryStore(url.rstrip("/"))
     if scheme in ("http", "https"):

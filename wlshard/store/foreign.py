@@ -45,13 +45,13 @@ class ForeignStore(ReadOnly):
     advice = "this scheme is for reading: write to a folder, gs:// or s3://"
 
     def __init__(self, url: str) -> None:
-        from fsspec import get_filesystem_class
-
         self.url = url
         try:
+            from fsspec import get_filesystem_class
+
             get_filesystem_class(url.partition("://")[0])
         except ImportError as error:  # it names the package
-            raise UsageError(f"{error}", url=url) from error
+            raise UsageError(f"{error}: install it with pip", url=url) from error
         except (ValueError, TypeError) as error:
             known = "a plain path, file://, memory://, http(s)://, gs://, s3://, or what fsspec knows"
             raise UsageError(f"this scheme is not supported: use {known}", url=url) from error

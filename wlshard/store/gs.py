@@ -174,17 +174,25 @@ class GsStore(BucketStore):
         fine: tuple[int, ...] = (),
     ) -> Body:
         options = options_for(self.url)
-        payer = options.get("requester_pays")
-        if payer and "userProject" not in url:
-            params = params | {
-                "userProject": payer if isinstance(payer, str) else str(options.get("project"))
-            }
+        if "userProject" not in url and (payer := _payer(options, self.url)):
+            params = params | {"userProject": payer}
         if params:
             url = f"{url}{'&' if '?' in url else '?'}{urlencode(params)}"
         show = show if "://" in show else self.url_of(show)
         answer = send(method, url, _authorised(options, show) | (headers or {}), body=body, show=show)
         self.heard(answer.headers)
         return checked(answer, *fine)
+
+
+def _payer(options: dict[str, Any], url: str) -> str | None:
+    """Give the project that pays for a request, where not the bucket's does."""
+    asked = options.get("requester_pays")
+    if not asked or isinstance(asked, str):
+        return asked or None
+    project = options.get("project") or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    if not project:
+        raise UsageError("requester_pays: which project pays? --storage-options …,project=NAME", url=url)
+    return str(project)
 
 
 def _about(key: str, txn: str | None) -> bytes:

@@ -163,6 +163,8 @@ class S3Store(BucketStore):
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
 
         client, payer = _client(options_for(self.url))
+        if operation == "head_bucket":
+            payer = {}  # it has no such parameter
         try:
             found: dict[str, Any] = getattr(client, operation)(Bucket=self.bucket, **params, **payer)
         except ClientError as error:
