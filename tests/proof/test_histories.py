@@ -143,7 +143,8 @@ class History(RuleBasedStateMachine):
     def renew(self, data: st.DataObject) -> None:
         number = data.draw(st.integers(0, len(self.readers) - 1))
         reader, manifest, end = self.readers[number]
-        reader.served(1, 0.0)
+        assert reader._lease is not None
+        reader._lease.renew()
         if self.world.hand.at < end:
             self.readers[number] = reader, manifest, self.world.hand.at + TTL_S
 

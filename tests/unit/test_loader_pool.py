@@ -167,9 +167,8 @@ def test_what_is_served_is_noted_in_the_pool(pool) -> None:
         list(loader)
         list(loader)
         list(other)
-        notes = pool.status().as_json()
     assert sum(note.served for note in pool.served(1)) == 60 + 15
-    assert notes["reuse"] == pytest.approx(75 / 30)
+    assert pool.status().reuse == pytest.approx(75 / 30)
 
 
 def test_notes_are_at_most_one_a_second(tmp_path, monkeypatch) -> None:
@@ -197,9 +196,12 @@ def test_a_pool_that_cannot_be_written_is_read_and_says_so(tmp_path, monkeypatch
         assert len(flat(loader)) == 30
         list(loader)
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) == (1 if error is AccessDenied else 3)
-    assert "not counted" in told[-1]
-    assert "may be retired" in told[0] or "without a lease" in told[0]
+    if error is AccessDenied:
+        assert len(told) == 1
+        assert "may be retired" in told[0]
+        assert "not counted" in told[0]
+    else:
+        assert "without a lease" in told[0]
 
 
 def test_samples_of_a_pool_are_its_newest_generation_in_order(pool) -> None:

@@ -93,7 +93,7 @@ def test_a_mix_covers_and_resumes_for_any_world_and_workers(tmp_path, workers) -
 
     with loader() as whole:
         keys = given(whole)
-        assert pool.served(1)[0].served == 26
+    assert pool.served(1)[0].served == 26
     assert len(set(keys)) == 79
     worlds = (1, 2, 3, 4) if not workers else (1, 2)
     check_coverage(

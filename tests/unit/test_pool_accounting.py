@@ -157,10 +157,12 @@ def test_the_rate_of_readers_is_of_the_last_minute(memory_url):
         for _ in range(100):
             hand.at += 2
             lease.note(6, 0.0)
+            lease.renew()
         assert pool.status().served_per_s == pytest.approx(3.0)
         for _ in range(40):
             hand.at += 2
             lease.note(0, 2.0)
+            lease.renew()
         assert pool.status().served_per_s == 0.0
         lease.close()
 

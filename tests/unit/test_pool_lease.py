@@ -326,10 +326,30 @@ def test_a_loaders_pin_keeps_its_last_two_generations_for_who_resumes(pool):
         assert {note.generation for note in pool.leases() if note.pin} == {6}
 
 
+def test_a_store_that_is_slow_to_note_what_was_served_keeps_no_reader_waiting(pool):
+    noting, done = threading.Event(), threading.Event()
+
+    class Slow(RecordingStore):
+        def before(self, operation):
+            if operation.kind == "put" and len(self.kinds("put")) == 2:
+                noting.set()
+                assert done.wait(timeout=60)
+
+    lease = taken(pool, Slow(pool.store))
+    lease.note(3, 0.0)
+    assert noting.wait(timeout=30)
+    lease.note(4, 0.0)
+    lease.check()
+    done.set()
+    lease.close()
+    assert [note.served for note in pool.served(1)] == [7]
+
+
 def test_a_loader_renews_its_pin_as_long_as_it_reads(pool, hand):
     """So that a job of weeks in one generation leaves its last state a week."""
-    reader = Follower(Pool(pool.url), 1, follow=False, timeout_s=1, pin="run", ttl_s=20 * DAY_S)
-    reader.choose()
+    lease = Pool(pool.url).lease(1, "run", ttl_s=20 * DAY_S)
+    assert lease.take()
+    pool.pin("run", 1)
 
     def days_left():
         return [note.left_s(hand.at) / DAY_S for note in pool.leases() if note.pin == "run"]
@@ -337,10 +357,10 @@ def test_a_loader_renews_its_pin_as_long_as_it_reads(pool, hand):
     left = []
     for _ in range(5):
         hand.at += 2 * DAY_S
-        reader.served(1, 0.0)
+        lease.renew()
         left += days_left()
     assert left == [5, 7, 5, 7, 5]
-    reader.close()
+    lease.close()
     assert days_left() == [5]
 
 

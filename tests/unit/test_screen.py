@@ -23,6 +23,7 @@ def state_of(tmp_path: Path):
     lease = pool.lease(2)
     lease.take()
     lease.note(25, 1.5)
+    lease.renew()
     pool.pin("best", 1)
     state = pool.status().as_json()
     lease.close()

@@ -50,7 +50,7 @@ class Lease:
         self._held = False  # the store has taken it
         self._served, self._waited_s = 0, 0.0
         self._lock = threading.RLock()  # not a plain one: the garbage collector may close us anywhere
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
 
@@ -116,9 +116,11 @@ class Lease:
             self._pinned = now
 
     def note(self, samples: int, waited_s: float) -> None:
-        """Count what was given to the consumer, and write it down, unless the lease is being written now."""
+        """Count what was given to the consumer; the thread writes it down, for the store may be slow."""
         self._served, self._waited_s = self._served + samples, self._waited_s + waited_s
-        if self._lock.acquire(blocking=False):
+        if self.alive and self._thread is not None and self._thread.is_alive():
+            self._wake.set()
+        elif self._lock.acquire(blocking=False):
             try:
                 self.renew() if self.alive else self._put(0.0)
             except StoreUnavailable as error:
@@ -129,6 +131,7 @@ class Lease:
     def close(self) -> None:
         """Let go; the note of what was served stays. Blocks for a renewal under way."""
         self._stop.set()
+        self._wake.set()
         if self._pid != os.getpid():
             return  # the parent's
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -149,18 +152,21 @@ class Lease:
         )
 
     def _keep(self) -> None:
-        """Renew until closed or ended; whatever hinders it is said."""
-        pause = self.ttl_s / PART
-        while not self._stop.wait(pause):
+        """Renew until closed or ended, and when there is something to note; whatever hinders it is said."""
+        while True:
+            self._wake.wait(self.ttl_s / PART)
+            self._wake.clear()
+            if self._stop.is_set():
+                return
             try:
                 self.renew()
-                pause = self.ttl_s / PART
             except WlshardError as error:
-                pause = self.ttl_s / PART / RETRY
                 left = self._ends - clock.elapsed()
                 log.warning("the lease on generation %d is not renewed: %s", self.generation, error)
                 if left < math.inf:
                     log.warning("it ends in %.0f s", max(0.0, left))
+                self._stop.wait(self.ttl_s / PART / RETRY)
+                self._wake.set()
             if not self.alive:
                 log.error("the lease on generation %d ended", self.generation)
                 return
