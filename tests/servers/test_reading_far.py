@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from wlshard.errors import NotFound
 from wlshard.shards.access import ShardAccess
 from wlshard.shards.dataset import write_dataset
 from wlshard.shards.reader import open_shard
-from wlshard.store import ranges
+from wlshard.store import options, ranges
 from wlshard.store.base import Reader
 from wlshard.store.connect import write_object
 from wlshard.stream.data import FETCHERS, Data
@@ -59,11 +60,19 @@ def gets(door: FaultyServer) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("folder", ["far", "bare"])
 def test_shards_read_in_turn_are_begun_before_their_turn(
-    door: FaultyServer, shards: str, folder: str
+    door: FaultyServer,
+    shards: str,
+    folder: str,
+    cached: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = samples(f"{door.url}/{folder}/{shards}", fields="cls bin")
+    monkeypatch.setenv(options.VARIABLE, "")
+    given: dict[str, Any] = {"cache_dir": str(tmp_path), "cache_bytes": 1 << 30} if cached else {}
+    rows = samples(f"{door.url}/{folder}/{shards}", fields="cls bin", **given)
     assert [(label, data[0]) for label, data in rows] == [(n, n) for n in range(SAMPLES)]
     order = gets(door)
     last_of_first = max(number for number, (name, _) in enumerate(order) if name == "x-000000.tar")

@@ -16,7 +16,6 @@ from wlshard.shards.grouping import Grouper
 from wlshard.shards.tally import Tally
 from wlshard.shards.watch import watched
 from wlshard.store.base import Reader
-from wlshard.store.cache import cache_for
 from wlshard.store.cached import open_cached
 from wlshard.store.connect import is_local, is_pipe, local_path, locate
 from wlshard.tar.blocks import blocks_of_this_thread
@@ -86,7 +85,7 @@ def open_shard(url: str, start: int = 0, *, cached: bool = False) -> Reader:
 
 def in_turn(urls: Sequence[str]) -> AbstractContextManager[None]:
     """Inside the block, begin shards that are far away before the one that is read before them has ended."""
-    if any(url == "-" or is_local(url) or is_pipe(url) or cache_for(url) for url in urls):
+    if any(url == "-" or is_local(url) or is_pipe(url) for url in urls):
         return nullcontext()
     from wlshard.store.ranges import reading_in_turn
 
@@ -94,8 +93,7 @@ def in_turn(urls: Sequence[str]) -> AbstractContextManager[None]:
 
 
 def _open_unwatched(url: str) -> Reader:
-    store, name = locate(url)
-    return store.open(name)
+    return open_cached(*locate(url))
 
 
 def link_table(url: str) -> LinkTable | None:

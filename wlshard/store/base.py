@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias
+from typing import ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias, runtime_checkable
 
 from wlshard.errors import AccessDenied, NotFound, UsageError
 
@@ -55,6 +55,13 @@ class Reader(AbstractContextManager["Reader", None], Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class BeginsAhead(Reader, Protocol):
+    """A reader that can ask for its first bytes before anybody reads them."""
+
+    def read_ahead(self) -> None: ...
 
 
 class Readable(Protocol):

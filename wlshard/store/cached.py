@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 from wlshard import clock
 from wlshard.errors import StoreUnavailable, WlshardError, shown
-from wlshard.store.base import Reader, Store, object_url
+from wlshard.store.base import BeginsAhead, Reader, Store, object_url
 from wlshard.store.cache import BLOCK_BYTES, Cache, cache_for
 from wlshard.store.files import errors_of
 
@@ -55,6 +55,13 @@ class CachedReader:
             self._at += len(piece)
         return filled
 
+    def read_ahead(self) -> None:
+        """Ask for the first block, and what follows, unless it is here, or others fetch it."""
+        if self._source is None and self._absent(0) and self._claim(0, 0):
+            source = self._open_source(0)
+            if isinstance(source, BeginsAhead):
+                source.read_ahead()
+
     def _load(self, number: int) -> None:
         self._number = -1
         block = memoryview(self._block.obj if self._block else bytearray(BLOCK_BYTES))
@@ -94,8 +101,8 @@ class CachedReader:
 
     def _fetch(self, number: int, block: memoryview) -> None:
         if self._source is None or self._next != number:
-            self._close_source()
-            self._source = self._held.open(number * BLOCK_BYTES, self._absent_up_to(number))
+            self._open_source(number)
+        assert self._source is not None
         count = self._source.readinto(block)
         if count != len(block):
             raise StoreUnavailable(
@@ -103,6 +110,12 @@ class CachedReader:
             )
         self._held.check()
         self._next = number + 1
+
+    def _open_source(self, number: int) -> Reader:
+        self._close_source()
+        self._source = source = self._held.open(number * BLOCK_BYTES, self._absent_up_to(number))
+        self._next = number
+        return source
 
     def _absent_up_to(self, number: int) -> int | None:
         """Give where the next block that is here, or comes, begins, or the reading is meant to end.
@@ -150,6 +163,11 @@ def open_cached(store: Store, name: str, start: int = 0, end: int | None = None)
     if cache is None:
         return store.open(name, start, end)
     url = object_url(store.url, name)
+    if start == 0 and end is None and not store.can.local:
+        from wlshard.store.ranges import take_begun
+
+        if (begun := take_begun(url)) is not None:
+            return begun
     until, asked, held = _known.get(url, (0.0, None, None))
     if end is None or asked is not cache or clock.monotonic() >= until:
         held = (_held_file if store.can.local else _held_object)(cache, store, name, url)

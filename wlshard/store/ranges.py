@@ -18,7 +18,7 @@ from typing import Self
 
 from wlshard import clock
 from wlshard.errors import WlshardError
-from wlshard.store.base import Reader
+from wlshard.store.base import BeginsAhead, Reader
 from wlshard.store.patience import Patience
 from wlshard.store.stream import Get, Stream, Version
 
@@ -199,12 +199,9 @@ class RangedReader:
 def open_ranged(
     get: Get, url: str, start: int, end: int | None, version: Version | None = None
 ) -> RangedReader:
-    """Open an object, or take the reader that was begun for it when the one before it came to its end."""
-    ours = getattr(_this_thread, "begins", None) == url  # what is begun here must not wait for itself
-    if start == 0 and end is None and not ours and (begun := _begun.pop(url, None)) is not None:
-        _ahead.pop(url, None)
-        with suppress(CancelledError):
-            return begun.result()
+    """Open an object, or take the reader that was begun for it."""
+    if start == 0 and end is None and isinstance(begun := take_begun(url), RangedReader):
+        return begun
     reader = RangedReader(get, url, start, end, version)
     try:
         return reader.open()
@@ -222,8 +219,20 @@ def _latency_of(url: str, waited_s: float) -> float:
 
 
 _lately: dict[str, tuple[float, ...]] = {}
+
+
+def take_begun(url: str) -> Reader | None:
+    """Give the reader that was begun for an object when the one before it came to its end."""
+    ours = getattr(_this_thread, "begins", None) == url  # what is begun here must not wait for itself
+    if not ours and (begun := _begun.pop(url, None)) is not None:
+        _ahead.pop(url, None)
+        with suppress(CancelledError):
+            return begun.result()
+    return None
+
+
 _next: dict[str, tuple[str, Callable[[str], Reader]]] = {}  # by URL: what is read after it, how to open it
-_begun: dict[str, Future[RangedReader]] = {}
+_begun: dict[str, Future[BeginsAhead]] = {}
 _this_thread = threading.local()
 _ahead: dict[str, int] = {}  # bytes asked for by readers that were begun
 
@@ -254,16 +263,20 @@ def _begin_next(reader: RangedReader, threads: ThreadPoolExecutor) -> None:
         _begun[after] = threads.submit(_begin, opener, after)
 
 
-def _begin(opener: Callable[[str], Reader], url: str) -> RangedReader:
+def _begin(opener: Callable[[str], Reader], url: str) -> BeginsAhead:
     _this_thread.begins = url
     try:
         reader = opener(url)
+        if not isinstance(reader, BeginsAhead):  # of another kind of store: it is opened in its turn
+            reader.close()
+            raise CancelledError
+        try:
+            reader.read_ahead()
+        except BaseException:
+            reader.close()
+            raise
     finally:
         _this_thread.begins = None
-    if not isinstance(reader, RangedReader):  # of another kind of store: it is opened in its turn
-        reader.close()
-        raise CancelledError
-    reader.read_ahead()
     return reader
 
 
