@@ -8,6 +8,7 @@ import gzip
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ import pytest
 from loading import fill_pool, keys, row, write_shards
 from processes import gone, lives
 
-from wlshard import CodecError, Loader, ShardWriter, TarError, UsageError, UserCodeError, WorkerDied
+from wlshard import CodecError, Loader, ShardWriter, TarError, UsageError, UserCodeError, WorkerDied, clock
 from wlshard.stream.data import data_of_rows, data_of_shards
 from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.order import shape_of
@@ -590,16 +591,50 @@ def test_after_a_death_the_next_iter_goes_on_with_new_workers() -> None:
 def test_a_worker_that_hangs_is_told_and_then_an_error(monkeypatch, caplog) -> None:
     monkeypatch.setattr("wlshard.workers.crew.LEAST_TIMEOUT_S", 2.0)
     monkeypatch.setattr("wlshard.workers.crew.TELL_S", 0.05)
+    never, writer = os.pipe()
+    with Loader(ROWS, batch_size=2, workers=2, timeout_s=0, transform=lambda _: os.read(never, 1)) as loader:
+        iterator = iter(loader)
+        with pytest.raises(WorkerDied, match="gave nothing for 2 s: see what its transform waits for"):
+            next(iterator)
+    for end in (never, writer):
+        os.close(end)
+    assert "waiting for worker 0 (process" in caplog.text
+
+
+def test_a_worker_that_a_signal_has_stopped_is_an_error_long_before_the_timeout() -> None:
     rows = [row(number) for number in range(4000)]
-    with Loader(rows, batch_size=2, workers=2, timeout_s=0) as loader:
+    with Loader(rows, batch_size=2, workers=2) as loader:
         iterator = iter(loader)
         next(iterator)
         stopped = pids(loader)
         os.kill(stopped[0], signal.SIGSTOP)
-        with pytest.raises(WorkerDied, match="gave nothing for"):
+        with pytest.raises(WorkerDied, match=r"worker 0 .*SIGSTOP.* has stopped it"):
             list(iterator)
         gone(stopped)
-    assert f"waiting for worker 0 (process {stopped[0]})" in caplog.text
+
+
+def test_the_time_that_all_were_stopped_is_not_waited(monkeypatch) -> None:
+    """As by ^Z, and `fg` an hour later."""
+    monkeypatch.setattr("wlshard.workers.crew.LOOK_S", 0.01)
+    wait, go_on = os.pipe()
+
+    class Leaps:
+        calls, time, sleep = 0, time.time, time.sleep
+
+        def monotonic(self) -> float:
+            self.calls += threading.current_thread() is threading.main_thread()
+            if self.calls == 20:
+                os.write(go_on, b".")
+            return time.monotonic() + 3600 * (self.calls > 15)
+
+    def waits(sample: dict) -> dict:
+        os.read(wait, 1)
+        return sample
+
+    with Loader(ROWS[:1], batch_size=1, workers=1, transform=waits) as loader, clock.use(Leaps()):
+        assert next(iter(loader))["n.index"].tolist() == [0]
+    for end in (wait, go_on):
+        os.close(end)
 
 
 def test_a_cv2_that_has_run_threads_in_the_parent_works_in_forked_workers() -> None:

@@ -7,13 +7,11 @@ import multiprocessing
 import os
 import select
 import signal
-import socket
 import sys
 import threading
 import warnings
-import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -24,25 +22,17 @@ from wlshard.stream.data import Data
 from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.recipe import Recipe, Step
 from wlshard.workers import wire
-from wlshard.workers.main import SPENT, Begin, Ended, Made, Start, main
+from wlshard.workers.launch import launch
+from wlshard.workers.main import SPENT, Begin, Ended, Made, Start
 from wlshard.workers.worker import LAST_S, Worker
 
 log = logging.getLogger(__name__)
 
 TELL_S = 30.0  # who has waited this long for a worker says so, then at twice, four times, … that
+LOOK_S = 0.25  # who waits looks so often whether a signal has stopped the worker
+ASLEEP_S = 5.0  # who wakes so much later than asked for was stopped: by ^Z, a debugger, a scheduler
 LEAST_TIMEOUT_S = 10.0  # a first batch may take so long without anything being wrong
 WORKER_BYTES = 2**23  # what a forked worker has of its own beside its data
-
-# The parent's ends of all wires. A forked child must not keep them: a worker would never see them closed.
-_ends: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-
-
-def _close_ends() -> None:
-    for end in list(_ends):
-        end.close()
-
-
-os.register_at_fork(after_in_child=_close_ends)
 
 
 class Crew:
@@ -158,42 +148,17 @@ class Crew:
         self._process = os.getpid()
         # Asked for by a thread, a death signal would come at that thread's end.
         here = threading.current_thread() is threading.main_thread()
-        follows = here and self._start_method != "forkserver"
-        forked = self._start_method == "fork"
+        method = self._start_method
+        follows, forked = here and method != "forkserver", method == "fork"
         with _uninterrupted(), warnings.catch_warnings():
             # Python warns of fork beside threads; whoever fears that has start_method=.
             warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
             for number in range(len(self._workers), count):
-                worker = self._start_one(Start(number, os.getpid(), follows, forked, self._recipe, data))
+                worker = launch(Start(number, os.getpid(), follows, forked, self._recipe, data), method)
                 self._workers.append(worker)
                 for fd in (worker.end.fileno(), worker.pidfd):
                     self._by_fd[fd] = worker
                     self._poll.register(fd, select.POLLIN)
-
-    def _start_one(self, start: Start) -> Worker:
-        if start.forked:
-            return self._launch(start, start)
-        from wlshard.workers.parcel import UNFIT, by_value, program_is_found
-
-        if program_is_found():
-            with suppress(*UNFIT):
-                return self._launch(start, start)
-        return self._launch(start, by_value(start, self._start_method))
-
-    def _launch(self, start: Start, sent: Start | bytes) -> Worker:
-        ours, theirs = wire.pair()
-        _ends.add(ours)
-        context = multiprocessing.get_context(self._start_method)
-        name = f"wlshard worker {start.number}"
-        try:
-            process = context.Process(target=main, args=(theirs, sent), name=name, daemon=True)  # type: ignore[attr-defined]
-            process.start()
-            return Worker(start.number, process, ours, start.data)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
 
     def _count_lists(self, batch: Any) -> None:
         """Count a batch with columns that are no arrays; say so of the first one."""
@@ -207,19 +172,25 @@ class Crew:
         self._pickled += bool(lists)
 
     def _wait(self, worker: Worker) -> float:
-        began, waited, tell = clock.monotonic(), 0.0, TELL_S
-        while not worker.inbox:
-            for fd, _ in self._poll.poll(1000 * (min(tell, self._timeout_s) - waited) + 1):
-                self._hear(self._by_fd[fd], ended=fd == self._by_fd[fd].pidfd)
-            waited = clock.monotonic() - began
-            if not worker.inbox and waited >= self._timeout_s:
+        began, waited, tell, stopped = clock.monotonic(), 0.0, TELL_S, 0
+        while True:
+            look = waited + LOOK_S
+            while not worker.inbox and waited < min(tell, self._timeout_s, look):
+                for fd, _ in self._poll.poll(1000 * (min(tell, self._timeout_s, look) - waited) + 1):
+                    self._hear(self._by_fd[fd], ended=fd == self._by_fd[fd].pidfd)
+                waited = clock.monotonic() - began
+            if worker.inbox:
+                return waited
+            if waited > look + ASLEEP_S:  # this process was stopped, and its workers may have been too
+                began, waited = began + waited - look, look
+            stopped = stopped + 1 if worker.is_stopped() else 0
+            if waited >= self._timeout_s or stopped == 2:
                 raise worker.hangs(waited)
-            if not worker.inbox and waited >= tell:
+            if waited >= tell:
                 log.warning(
                     "waiting for worker %d (process %d) for %.0f s", worker.number, worker.pid, waited
                 )
                 tell *= 2
-        return waited
 
     def _hear(self, worker: Worker, *, ended: bool) -> None:
         try:

@@ -29,7 +29,7 @@ from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.recipe import Maker, Recipe
 from wlshard.tar.blocks import share_blocks
 from wlshard.workers import wire
-from wlshard.workers.memory import Memory, die_with_parent, keep_freed_memory, shared_file
+from wlshard.workers.memory import Memory, die_with_parent, die_with_process, keep_freed_memory, shared_file
 from wlshard.workers.slots import Filling, Packed, Slot, Slots
 
 T = TypeVar("T")
@@ -111,6 +111,8 @@ def _make_ready(end: socket.socket, start: Start) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     if start.follows:
         die_with_parent(start.parent, signal.SIGKILL)
+    else:
+        die_with_process(start.parent)
     share_blocks()  # each epoch has a new thread that reads
     keep_freed_memory()
     gc.freeze()  # what the parent had is no garbage of ours

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import select
+import threading
 import weakref
 from typing import Any
 
@@ -95,3 +97,19 @@ def die_with_parent(parent: int, number: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def die_with_process(parent: int) -> None:
+    """End, by a thread that waits for it, when a process ends that this one is no child of, or a thread's."""
+    try:
+        ends = os.pidfd_open(parent)
+    except ProcessLookupError:
+        os._exit(1)
+    poll = select.poll()
+    poll.register(ends, select.POLLIN)
+
+    def wait() -> None:
+        poll.poll()
+        os._exit(1)  # whatever user code is at
+
+    threading.Thread(target=wait, name="wlshard parent", daemon=True).start()

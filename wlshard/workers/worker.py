@@ -184,12 +184,19 @@ class Worker:
                 )
         return WorkerDied(f"worker {self.number} (process {self.pid}) {how}: {advice}", url=url, key=key)
 
+    def is_stopped(self) -> bool:
+        """Tell whether a signal has stopped the process; a debugger has not."""
+        with open(f"/proc/{self.pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"T"
+
     def hangs(self, waited_s: float) -> WorkerDied:
         """Say what a worker that gives nothing is at."""
         url, key = self._last_words()
+        advice = "see what its transform waits for, or raise timeout_s"
+        if self.is_stopped():
+            advice = "a signal (SIGSTOP, SIGTSTP) has stopped it: see who sent that to it alone"
         return WorkerDied(
-            f"worker {self.number} (process {self.pid}) gave nothing for {waited_s:.0f} s: see what its "
-            "transform waits for, or raise timeout_s",
+            f"worker {self.number} (process {self.pid}) gave nothing for {waited_s:.0f} s: {advice}",
             url=url,
             key=key,
         )
@@ -210,7 +217,9 @@ class Worker:
         with suppress(OSError):
             self.end.shutdown(socket.SHUT_RDWR)  # for whoever has inherited a copy of it, too
         self.end.close()
-        self._process.terminate()  # it may not look at the wire for long: it waits for data
+        with suppress(ProcessLookupError):
+            for number in (signal.SIGTERM, signal.SIGCONT):  # it may wait for data, or be stopped
+                signal.pidfd_send_signal(self.pidfd, number)
 
     def end_by(self, seconds_left: float) -> None:
         """See to the end of the process: by itself if it is quick, else it is killed."""
