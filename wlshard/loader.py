@@ -107,7 +107,7 @@ class Loader:
             stacked on axis 0, ints become an int64 array, all else a list.
         converters: "torch" gives tensors, images (N, C, H, W), already to `transform`; "numpy" arrays.
         select: a function of a sample, or an expression such as `"_.cls < 5"`; those it is true of fill the
-            batches. There is no `len()`; several ranks need `batches=`, and each loads the state it saved.
+            batches. There is no `len()`; several ranks need `batches=`, each with its own state, no others.
         workers: processes that read, decode and batch into memory shared with this one; 0: done here. The
             order is the same for any number. An array is the consumer's as long as anything refers to it.
         start_method: of the workers: "fork", or "forkserver" or "spawn", to which what they are given is sent
@@ -234,7 +234,8 @@ class Loader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next `iter()` give exactly what the saved one had left, with any world size.
 
-        CursorMismatch if seed, batch_size or shuffle differ, or, at that `iter()`, the data.
+        With `select=` the world size stays, and each rank loads its own state. CursorMismatch if seed,
+        batch_size or shuffle differ, or, at that `iter()`, the data.
         """
         self._turns.restore(state)
 

@@ -323,6 +323,10 @@ def test_ranks_take_equal_steps_by_batches_and_resume_each_by_its_own_state() ->
         other.load_state_dict(states[0][2])
         with pytest.raises(CursorMismatch, match="place=0/3, here it is 1/3: with select="):
             next(iter(other))
+    with loader(0, batches=7, world_size=2) as fewer:
+        fewer.load_state_dict(states[0][2])
+        with pytest.raises(CursorMismatch, match="place=0/3, here it is 0/2: with select= each of"):
+            next(iter(fewer))
 
 
 def test_each_selected_sample_comes_once_an_epoch_over_the_ranks(tmp_path) -> None:

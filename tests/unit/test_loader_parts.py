@@ -185,7 +185,7 @@ class CountingShard:
         return [row(number) for number in range(first, first + count)]
 
 
-def read_all(shape: Shape, samples: int, world: int = 1, sample_bytes: float | None = None):
+def read_all(shape: Shape, samples: int, world: int = 1, sample_bytes: float | None = None, start: int = 0):
     shard = CountingShard(samples)
     data = data_of_rows([])
     data.shard = lambda _number: shard  # type: ignore[method-assign]
@@ -193,7 +193,7 @@ def read_all(shape: Shape, samples: int, world: int = 1, sample_bytes: float | N
     found = []
     for rank in range(world):
         order = Order(samples, shape, 0, 0)
-        share = Share(samples, shape.batch, rank=rank, world=world)
+        share = Share(samples, shape.batch, start=start, rank=rank, world=world)
         strips = Strips(data, order, Line([0], [samples]), skip=False, ahead=order.lanes % world == 0)
         for placed, _ in steps_of(share, windows(order, share, strips.read)):
             found += [(place, sample["n.index"]) for place, sample in placed]
@@ -212,6 +212,15 @@ def test_each_strip_is_read_once_front_to_back_in_large_pieces() -> None:
 def test_pieces_larger_than_the_read_ahead_are_read_one_by_one() -> None:
     shard, _ = read_all(Shape(4, 6, 8, 2), 480, sample_bytes=2**20)
     assert {count for _, count in shard.reads} == {4}
+
+
+@pytest.mark.parametrize("start", [1, 5, 6, 12, 100, 371, 749])
+def test_a_resume_reads_at_most_one_window_of_each_lane_again(start) -> None:
+    shape, samples = Shape(4, 6, 8, 4), 3000
+    _, whole = read_all(shape, samples)
+    shard, found = read_all(shape, samples, sample_bytes=2**20 / 50, start=start)
+    assert found == whole[4 * start :]
+    assert 0 <= sum(count for _, count in shard.reads) - len(found) < 6 * 8
 
 
 def test_ranks_that_divide_the_lanes_read_each_sample_once_but_for_the_last_step() -> None:

@@ -191,10 +191,12 @@ def test_a_launcher_tells_what_this_start_is_called(environ, known) -> None:
 
 GLOO = """
 import json, sys
-import torch.distributed as dist
+import torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from wlshard import Loader
 rank, world, pool, file, state = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6]
 dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
+model = DistributedDataParallel(torch.nn.Linear(1, 1))
 if rank == 0:
     sys.path.insert(0, sys.argv[6])
     from loading import fill_pool
@@ -210,7 +212,7 @@ with Loader(pool, batch_size=2, shuffle=24, timeout_s=60) as loader:
             steps.append((loader.stats()["generation"], batch["__key__"]))
             if epoch == 1 and len(steps) == 2:
                 break
-            dist.barrier()
+            model(torch.tensor(batch["n.index"][:, None]).float()).sum().backward()  # all wait for all
         found.append(steps)
     print(json.dumps([found, loader.state_dict()]))
 dist.destroy_process_group()

@@ -49,7 +49,7 @@ class Cursor:
             if saved is not None and saved != value:
                 advice = "resume with the same data and the same arguments"
                 if name == "place":
-                    advice = "with select= each rank resumes from the state that it saved itself"
+                    advice = "with select= each of as many ranks as before resumes from the state it saved"
                 raise CursorMismatch(
                     f"the cursor was saved with {name}={saved}, here it is {value}: {advice}, or begin anew "
                     "without load_state_dict"
