@@ -207,6 +207,12 @@ class Loader:
     def __iter__(self) -> Iterator[Any]:
         return self._turns.iterate(None)
 
+    def __getitem__(self, index: object) -> NoReturn:
+        raise TypeError(
+            "a Loader is iterated over, in place of a torch DataLoader; to keep that, give it an "
+            "IterableDataset of wlshard.torch"
+        )
+
     def epochs(self, count: int | None = None) -> Iterator[Any]:
         """Chain the next `count` epochs, without end if None; one that is taken up again counts too."""
         return self._turns.iterate(math.inf if count is None else whole("count", count, 0))

@@ -141,6 +141,13 @@ def test_torchdatas_stateful_dataloader_resumes_exactly(folder, workers, given) 
         del batches
 
 
+def test_a_loader_is_no_dataset_and_says_which_one_to_take(folder) -> None:
+    with Loader(folder, batch_size=4) as loader:
+        with pytest.raises(TypeError, match=r"IterableDataset of wlshard\.torch"):
+            next(iter(DataLoader(loader, batch_size=None)))
+        assert len(list(loader)) == 15
+
+
 def numbers(batches) -> list[int]:
     return sorted(int(key) for batch in taken(batches) for key in batch)
 
