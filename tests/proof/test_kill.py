@@ -10,6 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
+from time import monotonic
 
 import pytest
 from actors import payload
@@ -28,7 +29,7 @@ class Loop:
     def __init__(self, root: Path, seed: int) -> None:
         self.pool = Pool(str(root)).create(keep=5)
         self.draw = Random(seed)
-        self.started = 0
+        self.started = self.killed = 0
         self.said: Counter[str] = Counter()
         self.faults: list[str] = []
         self.sealed: dict[str, tuple[str, int]] = {}  # shard → who, after how many samples
@@ -51,6 +52,7 @@ class Loop:
         process.kill()
         self.drain(process)
         self.said["killed " + role] += 1
+        self.killed += 1
         self.cast[number] = self.start(role)
 
     def hear(self) -> None:
@@ -132,10 +134,11 @@ class Loop:
         ]
 
 
-def kills(root: Path, rounds: int, seed: int) -> Loop:
-    loop = Loop(root, seed)
+def kills(root: Path, seed: int, *, rounds: int = 0, seconds: float = 0.0) -> Loop:
+    """Kill so often, and for so long."""
+    loop, end = Loop(root, seed), monotonic() + seconds
     try:
-        for _ in range(rounds):
+        while loop.killed < rounds or monotonic() < end:
             loop.kill_one()
         while not all(loop.said[what] for what in ("sealed", "rotated", "retired", "read")):
             loop.hear()
@@ -146,7 +149,8 @@ def kills(root: Path, rounds: int, seed: int) -> Loop:
 
 @pytest.mark.timeout(300)
 def test_processes_killed_at_random_lose_nothing_that_was_sealed(tmp_path):
-    loop = kills(tmp_path / "pool", 60, 1)
+    loop = kills(tmp_path / "pool", 1, seconds=60)
+    print(dict(loop.said), len(loop.promoted), "shards promoted,", loop.looked_at, "generations")
     assert loop.check() == []
     assert loop.promoted
 
@@ -154,6 +158,6 @@ def test_processes_killed_at_random_lose_nothing_that_was_sealed(tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_thousand_kills_lose_nothing_that_was_sealed(tmp_path):
-    loop = kills(tmp_path / "pool", 1000, 2)
+    loop = kills(tmp_path / "pool", 2, rounds=1000)
     print(dict(loop.said), len(loop.promoted), "shards promoted,", loop.looked_at, "generations")
     assert loop.check() == []
