@@ -68,6 +68,17 @@ def test_a_sample_that_is_not_like_them_is_refused_with_both_shown(pool, other):
     assert pool.rotate().promoted.samples == 3
 
 
+def test_a_sample_is_refused_however_many_of_its_fields_or_types_were_taken_before(pool):
+    with ShardWriter(pool, shard_samples=2) as writer:
+        for sample in ({"cls": 1, "json": "a"}, {"cls": 2}, {"cls": 3, "json": "b"}, {"cls": 4}):
+            writer.write(sample)
+        for other in ({"json": "c"}, {"cls": 6, "txt": "d"}, {"cls": 8, "json": 9}):
+            with pytest.raises(GroupingError):
+                writer.write(other)
+        writer.write({"cls": 10})
+    assert writer.samples == 5
+
+
 def test_any_schema_lets_it_in(pool):
     write(pool, {"img.npy": image(), "cls": 1})
     write(pool, {"txt": "x"}, any_schema=True)

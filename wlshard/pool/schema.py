@@ -13,6 +13,7 @@ from wlshard.store.base import Store, object_url
 
 SCHEMA = "schema.json"
 BYTES = "bytes"
+PLAIN = frozenset((bytes, str, int, float))  # types whose values all are one kind
 SEEN = 1000  # kinds of values remembered, so that each is looked at once
 
 
@@ -61,6 +62,7 @@ class Schema:
         self.fixed = fields is not None
         self.fields = dict(fields or {})
         self._seen: set[Any] = set()
+        self._plain = set[Any]()  # fields and types of whole samples that are taken
         self._empty = True
         self._require()
 
@@ -69,6 +71,9 @@ class Schema:
 
     def take(self, sample: Sample) -> None:
         """Take a sample's fields, or compare them. GroupingError: they are not like those of the pool."""
+        kinds = (*sample, *map(type, sample.values()))
+        if kinds in self._plain:
+            return
         for name, value in sample.items():
             mark = name, type(value), getattr(value, "dtype", None), getattr(value, "shape", None)
             if mark not in self._seen and not name.startswith("__"):
@@ -84,6 +89,8 @@ class Schema:
                 self.fields[name] = self.fields[name]._replace(optional=True)
             self._require()
         self._empty = False
+        if PLAIN.issuperset(kinds[len(sample) :]) and len(self._plain) < SEEN:
+            self._plain.add(kinds)
 
     def _take(self, name: str, value: Any, sample: Sample) -> None:
         field, known = field_of(value), self.fields.get(name)
