@@ -130,10 +130,10 @@ class Lease:
 
     def close(self) -> None:
         """Let go; the note of what was served stays. Blocks for a renewal under way."""
+        if self._pid != os.getpid():
+            return  # the parent's, whose thread may have held these locks at the fork
         self._stop.set()
         self._wake.set()
-        if self._pid != os.getpid():
-            return  # the parent's
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         with self._lock:
