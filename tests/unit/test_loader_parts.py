@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
+import weakref
 
 import numpy as np
 import pytest
@@ -88,6 +89,23 @@ def test_an_error_comes_after_what_was_read_before_it_with_its_traceback() -> No
     with pytest.raises(StopIteration):
         next(ahead)
     ahead.close()
+
+
+@pytest.mark.parametrize("limit", [0, 2])
+def test_what_the_source_holds_goes_with_close(limit) -> None:
+    class Block:
+        pass
+
+    def source():
+        block = Block()
+        held.append(weakref.ref(block))
+        yield from range(100)
+
+    held = []
+    ahead = ReadAhead(source(), lambda _: 1, limit)
+    assert next(ahead) == 0
+    ahead.close()
+    assert held[0]() is None
 
 
 def test_close_ends_a_thread_that_waits_and_may_come_twice_or_first() -> None:

@@ -24,6 +24,7 @@ def mapping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "mapped":
         monkeypatch.setattr(spans, "is_reader", lambda: True)
         monkeypatch.setattr(spans, "MAP_BYTES", 1)
+        monkeypatch.setattr(spans, "MAP_SAMPLE_BYTES", 1)
     return request.param == "mapped"
 
 

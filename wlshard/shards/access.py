@@ -111,7 +111,7 @@ class ShardAccess:
             return []
         begin, end = index.starts[first], index.starts[first + count]
         with self._open(begin, end + HEADER_BYTES) if fetched is None else Fetched(fetched) as opened:
-            source = mapped(opened, begin, end + HEADER_BYTES) or opened
+            source = mapped(opened, begin, end + HEADER_BYTES, count) or opened
             try:
                 samples = self._run(source, index, first, count)
                 last = first + count == index.samples

@@ -11,6 +11,7 @@ from wlshard.store.base import Reader
 from wlshard.tar.blocks import Blocks, is_reader
 
 MAP_BYTES = 1 << 20  # less is copied sooner than mapped
+MAP_SAMPLE_BYTES = 1 << 15  # smaller ones are mostly headers, which are found sooner in what was copied
 _MAPS = 128  # alive at a time: each holds a descriptor
 _MADV_POPULATE_READ = 22  # linux/mman.h, since 5.14
 
@@ -68,14 +69,15 @@ class Span:
         return count
 
 
-def mapped(reader: Reader, begin: int, end: int) -> Fetched | None:
-    """Give a part of a local file as it lies in the page cache, not copied, and read if it must be.
+def mapped(reader: Reader, begin: int, end: int, samples: int) -> Fetched | None:
+    """Give so many samples of a local file as they lie in the page cache, not copied, read if they must be.
 
     None for what is short, for what is no such file or ends before, and but in a worker: who makes a file
     shorter while it is looked at kills the process, and a worker's death is an error that names the shard.
     """
     fileno = getattr(reader, "fileno", None)
-    if fileno is None or end - begin < MAP_BYTES or not is_reader():
+    long = end - begin >= max(MAP_BYTES, samples * MAP_SAMPLE_BYTES)
+    if fileno is None or not long or not is_reader():
         return None
     _maps[:] = [one for one in _maps if one() is not None]
     if len(_maps) >= _MAPS:

@@ -89,6 +89,7 @@ class ReadAhead(Generic[T]):
                 log.warning("waiting for the read under way to end: ^C, again, does not wait")
                 self._thread.join()
         self._ready.clear()
+        self._source = iter(())  # and what it holds
 
     def _wait(self) -> None:
         if self._thread is None and not self._closed:

@@ -49,6 +49,8 @@ def preparer(fields: Fields, decode: bool | str, *, channels_first: bool = False
     value: Callable[[Sample, str], Any] = _undecoded
     if decode is not False:
         value = partial(_decoded, images=decode, channels_first=channels_first)
+    if words is not None and decode is False and all(len(names) == 1 for names in words):
+        return partial(_undecoded_fields, words)
     if words is not None:
         return lambda sample: tuple(
             [value(sample, n[0] if n[0] in sample else choose(sample, n)) for n in words]
@@ -56,6 +58,15 @@ def preparer(fields: Fields, decode: bool | str, *, channels_first: bool = False
     if decode is False:
         return lambda sample: {n: bytes(v) if type(v) is memoryview else v for n, v in sample.items()}
     return lambda sample: {name: value(sample, name) for name in sample}
+
+
+def _undecoded_fields(words: list[list[str]], sample: Sample) -> tuple[Any, ...]:
+    found = []
+    for names in words:  # in place: to call `_undecoded` for each takes half as long again
+        name = names[0]
+        value = sample[name] if name in sample else choose(sample, names)
+        found.append(value.tobytes() if type(value) is memoryview else value)
+    return tuple(found)
 
 
 def _undecoded(sample: Sample, name: str) -> Any:
