@@ -63,6 +63,15 @@ def test_select_and_a_name_for_one(shards: str, out: Path) -> None:
     assert b"alike" in done.stderr
 
 
+def test_a_dash_is_stdin_and_stdout(shards: str, out: Path) -> None:
+    data = Path(shards.replace("*", "000000")).read_bytes()
+    done = dump(out, "-o", "-", "-", "--json", stdin=data)
+    assert (done.returncode, done.stdout) == (0, b"\0\0" + b"0" + b"\1\0" + b"1")
+    assert b"4 files" in done.stderr
+    assert files(out) == {}
+    assert dump(out, "-o", "-", "-f", "cls", shards).stdout == b"0123"
+
+
 def test_what_is_there_is_replaced_only_by_force(shards: str, out: Path) -> None:
     (out / "0.cls").write_bytes(b"mine")
     done = dump(out, "-o", "{index}", "-f", "cls", shards)

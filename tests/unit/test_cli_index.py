@@ -53,6 +53,11 @@ def test_it_writes_what_our_writers_write(shards: list[Path]) -> None:
 def test_stdin_goes_to_stdout(shards: list[Path]) -> None:
     done = index("-", stdin=shards[1].read_bytes())
     assert (done.returncode, done.stdout) == (0, shards[1].with_suffix(".idx").read_bytes())
+    assert index(shards[1], "-o", "-").stdout == done.stdout
+    assert index("-", "-o", "-", stdin=shards[1].read_bytes()).stdout == done.stdout
+    for refused in ([*shards, "-o", "-"], ["-", "-o", "x.idx"], [shards[1], "-o", "-", "--missing"]):
+        told = index(*refused)
+        assert (told.returncode, told.stdout) == (2, b"")
 
 
 def test_what_is_there_is_refused_left_or_replaced(shards: list[Path]) -> None:

@@ -129,6 +129,7 @@ def test_many_shards(tmp_path: Path) -> None:
         (["-c", "true", "-b", "a.b", "in.tar", "-o", "o.tar"], 2, "base"),
         (["-c", "true", "--count", "x", "in.tar", "-o", "o.tar"], 2, "START,STOP"),
         (["-S", "in.tar", "--interpreter", "no-such-program", "in.tar", "-o", "o.tar"], 2, "cannot run"),
+        (["-c", "true", "-f", "no", "-F", "error", "in.tar", "-o", "o.tar"], 21, "[url in.tar, key k0000]"),
         (["-c", "no-such-program", "in.tar", "-o", "o.tar"], 23, "exit code 127"),
         (["-c", "kill -9 $$", "in.tar", "-o", "o.tar"], 23, "exit code 137"),
     ],

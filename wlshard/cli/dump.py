@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -24,12 +25,14 @@ from wlshard.errors import counted
     example="""
     wl-dump -o 'out/{key}' train.tar
     wl-dump -o 'photo-{index:06d}' -f 'png;jpg cls' -c 10 'train-{0000..0147}.tar'
+    wl-dump -o - -f txt train.tar | wc -w
     wl-dump -o 'threes/{key}' -S '_["cls"] == 3' /data/pool
     """,
 )
 @click.argument("url")
 @click.option("-o", "--output", required=True, metavar="TEMPLATE",
-              help="Files are named TEMPLATE.FIELD; {key} and {index:06d} (from 0) stand in it.")  # fmt: skip
+              help="Files are named TEMPLATE.FIELD; {key} and {index:06d} (from 0) stand in it. "
+              "-: stdout, one field after the other.")  # fmt: skip
 @click.option("-f", "--fields", help="What to write; 'png;jpg' is the first that is there.  [all]")
 @count_option
 @skip_option
@@ -46,15 +49,15 @@ def main(url: str, output: str, fields: str | None, force: bool, as_json: bool, 
 
     URL: shards in any form, a pool (POOL, POOL@n) or - for stdin.
     """
-    from wlshard.jobs.dump import FileTree, dump
+    from wlshard.jobs.dump import FileTree, Stream, dump
     from wlshard.jobs.look import look
 
-    tree = FileTree(output, force=force)
+    tree = Stream(sys.stdout.buffer) if output == "-" else FileTree(output, force=force)
     count = looked["count"]
     found = progress(" samples", count, of=look(shards_of(url), **looked))
     done = dump(found, tree, fields, single=count == 1)
     told = f"{counted(done.samples, 'sample')} in {counted(done.files, 'file')}"
-    tell("wl-dump", asdict(done), f"{told}, {counted(done.bytes, 'byte')}", as_json=as_json)
+    tell("wl-dump", asdict(done), f"{told}, {counted(done.bytes, 'byte')}", as_json=as_json and output != "-")
 
 
 if __name__ == "__main__":

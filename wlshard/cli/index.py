@@ -30,7 +30,8 @@ from wlshard.errors import GroupingError, TarError, UsageError, WlshardError, co
 def main(shards: tuple[str, ...], missing: bool, output: str | None, force: bool, as_json: bool) -> None:
     """Write x.idx beside each plain tar x.tar: counts, random access and resume need no scan any more.
 
-    The format is that of DALI's wds2idx. SHARDS: in any form; - reads stdin and writes the index to stdout.
+    The format is that of DALI's wds2idx. SHARDS: in any form; - reads stdin and writes the index to stdout,
+    as -o - does of a single shard.
     Each index is published whole. A shard that is damaged gets none, is told, and ends the command with 20 or
     21 when the others are done. Compressed shards cannot have one (2).
 
@@ -39,17 +40,16 @@ def main(shards: tuple[str, ...], missing: bool, output: str | None, force: bool
     since are told, and looked at as if they were not in it.
     """
     from wlshard.shards.expand import STDIN, expand
-
-    if output is not None and (missing or STDIN in shards or not output.endswith(".idx")):
-        raise UsageError("-o names one x.idx for all SHARDS: without --missing, and not for stdin")
-    if shards == (STDIN,):
-        from wlshard.shards.indexing import make_index
-
-        sys.stdout.buffer.write(make_index(STDIN).text)
-        return
-    from wlshard.shards.indexing import check_indexable, without_index
+    from wlshard.shards.indexing import check_indexable, make_index, without_index
 
     urls = expand(shards)
+    if output == "-" or (output is None and urls == [STDIN]):
+        if missing or len(urls) > 1:
+            raise UsageError("stdout takes the index of one shard: name one, without --missing", url="-")
+        sys.stdout.buffer.write(make_index(urls[0]).text)
+        return
+    if output is not None and (missing or STDIN in urls or not output.endswith(".idx")):
+        raise UsageError("-o names one x.idx for all SHARDS: without --missing, and not for stdin (> x.idx)")
     if output is not None:
         made, fault = _write_one(urls, output, force), None
     else:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from string import Formatter
+from typing import IO
 
 from wlshard.errors import GroupingError, UsageError
 from wlshard.jobs.chosen import Seen
@@ -82,6 +83,21 @@ class FileTree:
         return UsageError(why, url=object_url(self._store.url, name))
 
 
+class Stream:
+    """All fields one after the other into one file, such as stdout."""
+
+    numbered = True
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def name(self, key: str, index: int, url: str | None = None) -> str:  # noqa: ARG002 — a tree's form
+        return key
+
+    def write(self, name: str, field: str, data: bytes | memoryview) -> None:  # noqa: ARG002
+        self._file.write(data)
+
+
 def _parse(template: str) -> tuple[set[str], str]:
     """Give the names that a template uses, and what stands before the first of them."""
     try:
@@ -94,9 +110,9 @@ def _parse(template: str) -> tuple[set[str], str]:
 
 
 def dump(
-    samples: Iterable[Numbered], tree: FileTree, fields: Fields = None, *, single: bool = False
+    samples: Iterable[Numbered], tree: FileTree | Stream, fields: Fields = None, *, single: bool = False
 ) -> Dumped:
-    """Write these fields (None: all), as they are stored, each to its file; give what was written.
+    """Write these fields (None: all), as they are stored, in order of their names; give what was written.
 
     A field that a sample lacks is left out. NotFound, at the end: no sample had it. UsageError: as
     `FileTree`, and for a template that names every sample alike unless there is a `single` one.

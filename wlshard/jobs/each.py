@@ -153,7 +153,7 @@ def applied(job: ShardJob, samples: Iterable[Numbered]) -> Iterator[Made]:
             results = work(sample, number)
             made = tuple.__new__(Made, (number, sample, results, None, 1))  # a third of what Made(…) takes
         except bad as error:
-            error.key = error.key or sample[KEY]
+            error.key, error.url = error.key or sample[KEY], error.url or sample[URL]
             if on_error == "raise":
                 raise
             results = [sample] if on_error == "ignore" else []
