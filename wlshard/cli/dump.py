@@ -25,7 +25,7 @@ from wlshard.errors import counted
     example="""
     wl-dump -o 'out/{key}' train.tar
     wl-dump -o 'photo-{index:06d}' -f 'png;jpg cls' -c 10 'train-{0000..0147}.tar'
-    wl-dump -o - -f txt train.tar | wc -w
+    wl-dump -o - -f json train.tar | sha256sum
     wl-dump -o 'threes/{key}' -S '_["cls"] == 3' /data/pool
     """,
 )
