@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +17,9 @@ from loading import row
 from processes import environ, gone, until
 
 from wlshard import Loader, ShardWriter, UsageError
+from wlshard.workers.main import Back
+from wlshard.workers.memory import Memory, shared_file
+from wlshard.workers.worker import Slot
 
 
 @pytest.mark.parametrize("phase", ["starting", "waiting", "consuming", "between", "thread"])
@@ -113,6 +118,24 @@ def test_a_loader_that_is_never_closed_holds_up_nothing(tmp_path) -> None:
         shown, told = run.process.communicate(timeout=20)
         assert (run.process.returncode, shown, told) == (0, "199\n", "")
         assert run.others() == []
+
+
+def test_an_interrupt_while_an_array_goes_is_not_lost_and_neither_is_the_slot() -> None:
+    class End:
+        words: ClassVar[list[bytes]] = []
+
+        def send(self, word: bytes, _flags: int) -> None:
+            self.words.append(word)
+            if len(self.words) == 1:
+                raise KeyboardInterrupt
+
+    memory = Memory(fd := shared_file(4096), 4096)
+    os.close(fd)
+    held = [Slot(7, memory, End()).whole()]
+    assert End.words == []
+    with pytest.raises(KeyboardInterrupt):
+        until(held.clear, "the interrupt")
+    assert [pickle.loads(word) for word in End.words] == [Back(7, left=False)] * 2
 
 
 def test_a_stopped_worker_does_not_hold_up_close() -> None:

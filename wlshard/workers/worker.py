@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import pickle
 import signal
@@ -32,6 +33,7 @@ class Slot:
         self.number = number
         self.memory = memory
         self._end = end
+        self._word = pickle.dumps(Back(number, left=False))
         self._looked_at: weakref.ref[Bytes] | None = None
         self._freed = False
 
@@ -58,9 +60,16 @@ class Slot:
 
         In a forked child, too, but there the wire is closed.
         """
-        self._freed = True
-        with suppress(OSError, wire.Gone):
-            wire.send(self._end, Back(self.number, left=False), wait=False)
+        sent: list[int] = []
+        try:
+            self._freed = True
+            with suppress(OSError):
+                sent.extend(map(self._end.send, [self._word], [socket.MSG_DONTWAIT]))  # nothing comes between
+        except KeyboardInterrupt:  # Python would print it here and go on
+            if not sent:
+                with suppress(OSError):
+                    self._end.send(self._word, socket.MSG_DONTWAIT)
+            _thread.start_new_thread(_thread.interrupt_main, ())  # comes when this call is over
 
 
 class Worker:
