@@ -105,6 +105,14 @@ def loader(urls: list[str], **options: Any) -> None:
             pass
 
 
+def filling(urls: list[str], folder: str) -> None:
+    from wlshard.store.options import VARIABLE
+
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        loader(urls, cache_dir=cache, cache_bytes=1 << 40)
+    os.environ.pop(VARIABLE)
+
+
 def webdataset(urls: list[str], workers: int) -> None:
     import torch
     import webdataset as wds
@@ -153,6 +161,7 @@ def main() -> None:
                     f"curl, {streams} side by side": lambda u=urls, s=streams: curls(u, s),
                     "Loader()": lambda u=urls: loader(u),
                     "Loader(shuffle=1000)": lambda u=urls: loader(u, shuffle=1000),
+                    "Loader(), filling a cache": lambda u=urls: filling(u, folder),
                     f"webdataset pipe:curl, {streams} workers": lambda u=urls, s=streams: webdataset(u, s),
                 }
                 compare(contenders, size, rounds)
