@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable
+from concurrent import futures
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -32,7 +33,10 @@ class Held(NamedTuple):
 
 
 class CachedReader:
-    """The bytes of one version of an object from `start` on. Holds 1 MiB besides the store's reader."""
+    """The bytes of one version of an object from `start` on. Holds 2 MiB besides the store's reader.
+
+    What is read to the end is written by a thread of its own, while the next block comes.
+    """
 
     def __init__(self, cache: Cache, held: Held, start: int, end: int | None) -> None:
         self.bytes = held.bytes
@@ -42,6 +46,9 @@ class CachedReader:
         self._source: Reader | None = None
         self._next = -1  # the block that the source gives next
         self._claimed: set[int] = set()  # blocks that this one fetches, or will fetch next
+        self._spare = memoryview(b"")  # read before, perhaps being written
+        self._writer: futures.ThreadPoolExecutor | None = None
+        self._written: futures.Future[None] | None = None
 
     def readinto(self, target: bytearray | memoryview, /) -> int:
         view, filled = memoryview(target).cast("B"), 0
@@ -64,12 +71,15 @@ class CachedReader:
 
     def _load(self, number: int) -> None:
         self._number = -1
+        self._spare, self._block = self._block, self._spare
         block = memoryview(self._block.obj if self._block else bytearray(BLOCK_BYTES))
-        block = block[: self.bytes - number * BLOCK_BYTES]
-        if not self._cache.load(self._held.place, number, block):
+        self._block = block = block[: self.bytes - number * BLOCK_BYTES]
+        if self._cache.load(self._held.place, number, block):
+            self._release(number)
+            self._wait()
+        else:
             self._load_or_fetch(number, block)
-        self._release(number)
-        self._block, self._number = block, number
+        self._number = number
 
     def _load_or_fetch(self, number: int, block: memoryview) -> None:
         """Take a block that others are fetching once they have it, else fetch it.
@@ -79,15 +89,31 @@ class CachedReader:
         if not self._claim(number, WAIT_S):
             log.warning("%s: who fetches a part of it takes long: fetching it, too", shown(self._held.url))
         elif self._cache.load(self._held.place, number, block):
+            self._release(number)
+            self._wait()
             return
         try:
             self._fetch(number, block)
         except WlshardError:
             _known.pop(self._held.url, None)  # who begins again sees what is there now
             raise
-        self._cache.keep(self._held.place, number, block)
         if self._absent(number + 1):
             self._claim(number + 1, 0)
+        self._wait()
+        if self._end is None and (number + 1) * BLOCK_BYTES < self.bytes:
+            self._writer = self._writer or futures.ThreadPoolExecutor(1, "wlshard cache")
+            self._written = self._writer.submit(self._keep, number, block)
+        else:
+            self._keep(number, block)
+
+    def _keep(self, number: int, block: memoryview) -> None:
+        self._cache.keep(self._held.place, number, block)
+        self._release(number)
+
+    def _wait(self) -> None:
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
 
     def _claim(self, number: int, wait_s: float) -> bool:
         if number not in self._claimed and self._cache.claim(self._held.place, number, wait_s):
@@ -142,6 +168,8 @@ class CachedReader:
             source.close()
 
     def close(self) -> None:
+        if self._writer is not None:
+            self._writer.shutdown()
         for number in list(self._claimed):
             self._release(number)
         self._close_source()
