@@ -265,6 +265,25 @@ def test_the_first_sample_of_a_pool_comes_with_the_seventh_request_of_any_genera
         assert next(number for number, path in enumerate(asked, 1) if "shards" in path) == 7
 
 
+def test_a_near_server_that_is_late_once_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "_lately", {})
+    waits_s = [0.01, 0.001, 0.01, 0.05, *[0.01] * ranges.LATELY]
+    found = [ranges._latency_of("http://near/x.tar", waited_s) for waited_s in waits_s]
+    assert found[:4] == [0.01, 0.001, 0.001, 0.05]
+    assert found[-1] == 0.01  # for good
+    assert ranges._latency_of("http://far/x.tar", 0.01) == 0.01
+
+
+def test_what_the_web_gives_goes_straight_into_the_readers_memory(
+    nginx: WebServer, shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("urllib3.response.HTTPResponse.read1", None)
+    with open_shard(f"{nginx.url}/far/x-000000.tar") as reader:
+        block = bytearray(1 << 22)
+        assert reader.readinto(block) == reader.bytes
+    assert block[: reader.bytes] == (nginx.folder / "far" / "x-000000.tar").read_bytes()
+
+
 def test_a_shard_that_is_begun_does_not_wait_for_itself(door: FaultyServer, shards: str) -> None:
     urls = [f"{door.url}/bare/x-{number:06d}.tar" for number in range(SHARDS)]
 
