@@ -40,7 +40,7 @@ class Cache:
         self.folder = folder
         self._limit_bytes = limit_bytes
         self._off = False
-        self._claims: dict[str, tuple[int, FileLock]] = {}  # by lock file: thread, its lock
+        self._claims: dict[tuple[str, int], FileLock] = {}  # by lock file and thread
 
     def on_device(self, device: int) -> bool:
         """Tell whether this is the file system that it lies on, or it is off."""
@@ -78,8 +78,8 @@ class Cache:
         False: it took longer than `wait_s`. A thread does not wait for itself.
         """
         name, until = f"{_path(place, number)}.lock", clock.monotonic() + wait_s
-        claimed = self._claims.get(name)
-        if self._off or (claimed is not None and claimed[0] == threading.get_ident()):
+        key = name, threading.get_ident()
+        if self._off or key in self._claims:
             return True
         with suppress(OSError):  # what cannot be locked is fetched
             os.makedirs(place, exist_ok=True)
@@ -89,16 +89,16 @@ class Cache:
                     lock.close()
                     return False
                 clock.sleep(_LOOK_S)
-            self._claims[name] = threading.get_ident(), lock
+            self._claims[key] = lock
         return True
 
-    def release(self, place: str, number: int) -> None:
-        """Let others fetch a block, if it is not here now."""
+    def release(self, place: str, number: int, thread: int) -> None:
+        """Let others fetch a block that this thread has claimed, if it is not here now."""
         name = f"{_path(place, number)}.lock"
-        if (claim := self._claims.pop(name, None)) is not None:
+        if (lock := self._claims.pop((name, thread), None)) is not None:
             with suppress(OSError):
                 os.unlink(name)
-            claim[1].close()
+            lock.close()
 
     def keep(self, place: str, number: int, data: memoryview) -> None:
         """Put a block into the cache, having made room for it."""

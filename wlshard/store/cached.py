@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import threading
 from collections.abc import Callable
 from concurrent import futures
 from functools import partial
@@ -45,7 +46,7 @@ class CachedReader:
         self._block, self._number = memoryview(b""), -1
         self._source: Reader | None = None
         self._next = -1  # the block that the source gives next
-        self._claimed: set[int] = set()  # blocks that this one fetches, or will fetch next
+        self._claimed: dict[int, int] = {}  # blocks it fetches, or will next: by which thread
         self._spare = memoryview(b"")  # read before, perhaps being written
         self._writer: futures.ThreadPoolExecutor | None = None
         self._written: futures.Future[None] | None = None
@@ -117,13 +118,12 @@ class CachedReader:
 
     def _claim(self, number: int, wait_s: float) -> bool:
         if number not in self._claimed and self._cache.claim(self._held.place, number, wait_s):
-            self._claimed.add(number)
+            self._claimed[number] = threading.get_ident()
         return number in self._claimed
 
     def _release(self, number: int) -> None:
-        if number in self._claimed:
-            self._claimed.remove(number)
-            self._cache.release(self._held.place, number)
+        if (thread := self._claimed.pop(number, None)) is not None:
+            self._cache.release(self._held.place, number, thread)
 
     def _fetch(self, number: int, block: memoryview) -> None:
         if self._source is None or self._next != number:
