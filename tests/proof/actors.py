@@ -7,12 +7,15 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from wlshard.errors import LostLease, NotFound
 from wlshard.pool.follow import Follower
 from wlshard.pool.pool import Pool
 from wlshard.pool.writer import ShardWriter
 from wlshard.shards.reader import read_samples
+
+LEAD = 3  # generations that a rotator may be ahead of the loop; with two of them, fewer than the pool keeps
 
 
 def tell(what: str) -> None:
@@ -39,8 +42,15 @@ def generator(pool: Pool, number: str) -> None:
             told = len(writer.shards)
 
 
+def looked_at(pool: Pool) -> Path:
+    """Where the loop, which has no lease, says up to which generation it has looked."""
+    return Path(f"{pool.url}.looked")
+
+
 def rotator(pool: Pool, number: str) -> None:
     while True:
+        if pool.newest().generation - int(looked_at(pool).read_text()) >= LEAD:
+            continue
         done = pool.rotate(at=1000, pool_samples=1500)
         if done.committed:
             tell(f"rotated {done.generation}")

@@ -13,7 +13,7 @@ from random import Random
 from time import monotonic
 
 import pytest
-from actors import payload
+from actors import looked_at, payload
 from crash import files_in
 from invariants import look
 
@@ -35,6 +35,7 @@ class Loop:
         self.sealed: dict[str, tuple[str, int]] = {}  # shard → who, after how many samples
         self.promoted: dict[str, list[str]] = {}  # shard → its keys
         self.looked_at = 0
+        self.look_up()
         self.cast = [self.start(role) for role in CAST]
 
     def start(self, role: str) -> tuple[str, subprocess.Popen]:
@@ -90,6 +91,9 @@ class Loop:
                         self.faults.append(f"I2: {shard.name} was promoted twice")
                     self.promoted[shard.name] = self.keys_of(shard.name)
             self.looked_at = generation
+        said = looked_at(self.pool)
+        said.with_suffix(".new").write_text(str(self.looked_at))
+        os.replace(said.with_suffix(".new"), said)
 
     def keys_of(self, name: str) -> list[str]:
         keys = []
