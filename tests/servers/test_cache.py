@@ -249,8 +249,10 @@ def test_a_changed_object_is_read_anew_and_never_mixed(nginx: WebServer, cache: 
     for shard in folder.glob("*.tar"):
         os.utime(shard, (1, 1))  # nginx's tags are of seconds
     shutil.rmtree(str(cache["cache_dir"]))
-    with pytest.raises(StoreUnavailable, match="changed"):
-        list(islice(rows, SAMPLES // SHARDS - 3))  # begun before the change: its own, or an error
+    with suppress(StoreUnavailable):  # begun before the change: its own, if all of it was on its way
+        assert [label for (label,) in islice(rows, SAMPLES // SHARDS - 3)] == list(
+            range(3, SAMPLES // SHARDS)
+        )
     assert labels(url, **cache) == list(range(100, 100 + SAMPLES))
     (folder / "x-000001.tar").unlink()
     with pytest.raises(NotFound):
