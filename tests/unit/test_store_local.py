@@ -419,3 +419,14 @@ def test_urls_that_lead_nowhere_are_refused(url):
 def test_a_url_without_a_name_is_no_object(url):
     with pytest.raises(UsageError):
         locate(url)
+
+
+def test_a_sync_that_failed_is_not_taken_for_done_when_the_next_one_succeeds(store, monkeypatch) -> None:
+    with store.draft("x") as draft:
+        draft.write([b"data"])
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fsync", failing(errno.EIO))
+            with pytest.raises(StoreUnavailable):
+                draft.sync()
+        with pytest.raises(StoreUnavailable):
+            draft.sync()

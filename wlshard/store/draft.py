@@ -26,6 +26,7 @@ class LocalDraft:
 
     def __init__(self, store: LocalStore, name: str, lock: FileLock) -> None:
         self.bytes = 0
+        self._unsynced: OSError | None = None  # an fsync that failed
         self._behind = 0  # up to where the disk has been told to take it
         self._store = store
         self._scratch = store.path(name) + SCRATCH
@@ -54,7 +55,13 @@ class LocalDraft:
 
     def sync(self) -> None:
         with errors_of(self._url):
-            os.fsync(self.fileno())
+            if self._unsynced is not None:
+                raise self._unsynced  # Linux may call the next fsync good, though the bytes are lost
+            try:
+                os.fsync(self.fileno())
+            except OSError as error:
+                self._unsynced = error
+                raise
 
     def publish(self, name: str, *, replace: bool = False) -> bool:
         path, fd = self._store.path(name), self.fileno()
