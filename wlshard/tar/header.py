@@ -69,16 +69,11 @@ def member_header(name: str, size: int) -> bytes:
         raw = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise TarError("the name cannot be encoded as UTF-8: rename the sample", member=name) from error
-    return raw_header(raw, size)
-
-
-def raw_header(raw: bytes, size: int) -> bytes:
-    """Give the same for a name that is bytes already."""
     return b"".join(header_parts(raw, size))
 
 
 def header_parts(raw: bytes, size: int) -> tuple[bytes, ...]:
-    """Give the same in parts to be joined later with others: one part, or several that are one block."""
+    """Give the same for a name in bytes, in parts to be joined: one part, or several that are one block."""
     width = len(raw)
     if width <= 100 and size <= _LARGEST:
         numbers, total = _numbers[size]  # as _block does, three times as fast
