@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+LIBC = ctypes.CDLL(None)
 SHARED_MEMORY = Path("/dev/shm")
 # What multiprocessing's, torch's and our shared memory is called; other programs keep files there too.
 NAMED = ("psm_", "sem.", "torch_", "wlshard")
@@ -46,6 +48,20 @@ def memory_url(request: pytest.FixtureRequest) -> Iterator[str]:
         store.delete(entry.name)
     for entry in list(store.drafts()):
         store.drop(entry.name)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what stands now stays: later collections need not look at it
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_is_given_back() -> Iterator[None]:
+    """Keep the process small: each fork of a later test copies its page tables."""
+    yield
+    gc.collect()
+    if hasattr(LIBC, "malloc_trim"):
+        LIBC.malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from unittest.mock import patch
 
@@ -39,7 +39,7 @@ def after_crash(disk: Disk, upto: int, loss: str, target: str, seed: int) -> lis
     let_leases_end(target)
     told, power = disk.marks(upto), loss not in KILLS
     try:
-        before = look(files_in(target), told)
+        before = look(Files(target), told)
         with (
             patch("wlshard.pool.salvage.boot_id", lambda: "f" * 8 if power else BOOT),
             patch("wlshard.pool.salvage.booted_at", lambda: float("inf") if power else 0.0),
@@ -48,7 +48,7 @@ def after_crash(disk: Disk, upto: int, loss: str, target: str, seed: int) -> lis
                 recover(target)
             except WlshardError as error:
                 return [*before.faults, f"I8: recovery needs a hand: {error}"]
-        after = look(files_in(target), told)
+        after = look(Files(target), told)
         return before.faults + after.faults + lost(before, after) + left(target)
     finally:
         shutil.rmtree(target)
@@ -62,14 +62,25 @@ def let_leases_end(root: str) -> None:
             os.utime(f"{folder}/{name}", (past, past))
 
 
-def files_in(root: str) -> dict[str, bytes]:
-    found = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = os.path.join(folder, name)
-            with open(path, "rb") as file:
-                found[os.path.relpath(path, root)] = file.read()
-    return found
+class Files(Mapping[str, bytes]):
+    """The files that are below a folder now, by name; each is read when it is looked at."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        paths = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
+        self._names = dict.fromkeys(os.path.relpath(path, root) for path in paths)
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self._names:
+            raise KeyError(name)
+        with open(os.path.join(self._root, name), "rb") as file:
+            return file.read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def recover(root: str) -> None:
@@ -121,7 +132,7 @@ def fails_alone(new_disk: Callable[[], Disk], place: str) -> Iterator[str]:
                     pass  # what it was writing is gone
                 except WlshardError as error:
                     faults.append(str(error))
-            there = files_in(disk.root)
+            there = Files(disk.root)
             for lease, manifest in held:
                 gone = [shard.name for shard in manifest.shards if f"shards/{shard.name}" not in there]
                 faults += [f"I4: {name} of generation {lease.generation} is gone" for name in gone]
@@ -169,10 +180,10 @@ def faulted(disk: Disk, story: Callable[[Disk], None]) -> Iterator[str]:
     end_process()
     if disk.fails:
         return  # it ended before
-    yield from look(files_in(disk.root), disk.marks(len(disk.calls))).faults
+    yield from look(Files(disk.root), disk.marks(len(disk.calls))).faults
     take_over(disk)
     recover(disk.root)
-    after = look(files_in(disk.root), disk.marks(len(disk.calls)))
+    after = look(Files(disk.root), disk.marks(len(disk.calls)))
     yield from after.faults
     yield from (f"I2: {name} was never promoted" for name in after.waiting)
     yield from left(disk.root)

@@ -17,6 +17,7 @@ from wlshard.pool.names import ShardName
 
 parse = lru_cache(maxsize=1000)(parse_slot)
 SLOT = re.compile(r"generations/[0-9]{10}\.json")
+_keys: dict[str, list[str]] = {}  # of tars looked at before, by their sha256
 
 
 @dataclass
@@ -102,12 +103,12 @@ def look(objects: Mapping[str, bytes], acknowledged: Iterable[str] = ()) -> Seen
 
 
 def _look_at_shards(seen: Seen, objects: Mapping[str, bytes]) -> None:
-    for path, data in objects.items():
+    for path in objects:
         name = path.removeprefix("shards/")
         parsed = ShardName.parse(name) if name != path else None
         if parsed is None:
             continue
-        digest, keys = keys_of(data)
+        digest, keys = keys_of(objects[path])
         if digest[:32] != parsed.sha256:
             seen.faults.append(f"I1: {name} is visible and not whole")
             continue
@@ -122,15 +123,18 @@ def _look_at_shards(seen: Seen, objects: Mapping[str, bytes]) -> None:
             seen.indexed.add(name)
 
 
-@lru_cache(maxsize=1000)
 def keys_of(data: bytes) -> tuple[str, list[str]]:
     """Give the sha256 of a tar, in hex, and its keys."""
     digest = hashlib.sha256(data).hexdigest()
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            return digest, list(dict.fromkeys(member.name.split(".")[0] for member in tar))
-    except tarfile.TarError:
-        return digest, []
+    if digest not in _keys:
+        if len(_keys) >= 1000:
+            _keys.clear()
+        try:
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                _keys[digest] = list(dict.fromkeys(member.name.split(".")[0] for member in tar))
+        except tarfile.TarError:
+            _keys[digest] = []
+    return digest, _keys[digest]
 
 
 def _look_at_slots(seen: Seen, objects: Mapping[str, bytes]) -> None:

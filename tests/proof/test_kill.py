@@ -14,7 +14,7 @@ from time import monotonic
 
 import pytest
 from actors import looked_at, payload
-from crash import files_in
+from crash import Files
 from invariants import look
 
 from wlshard.pool.pool import Pool
@@ -118,7 +118,7 @@ class Loop:
         self.look_up()
         self.pool.retire()
         faults = list(self.faults)
-        faults += look(files_in(self.pool.url)).faults
+        faults += look(Files(self.pool.url)).faults
         faults += [f"I2: {name} was sealed and is lost" for name in self.sealed.keys() - self.promoted.keys()]
         keys = Counter(key for found in self.promoted.values() for key in found)
         faults += [f"I2: {key} was promoted {count} times" for key, count in keys.items() if count > 1]
