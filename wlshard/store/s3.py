@@ -24,6 +24,7 @@ from wlshard.store.stream import Get
 from wlshard.store.wire import TIMEOUT_S, Answer, Body, refusal, what_of
 
 SENDERS = 4  # parts sent side by side
+CLIENTS = 8  # kept: some 10 MB each, and credentials in the environment may change again and again
 _BEGUN = ".upload/"  # how the names of drafts begin that are uploads
 _PARTS = 9000  # of the 10,000 that S3 allows
 _DENIED = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
@@ -219,11 +220,13 @@ _clients: dict[str, tuple[Any, dict[str, str]]] = {}
 
 
 def _client(options: dict[str, Any]) -> tuple[Any, dict[str, str]]:
-    """Give the client for these options, one in a process, and what each of its requests says besides."""
+    """Give the client for these options, the same as before, and what each of its requests says besides."""
     settings = [pair for pair in os.environ.items() if pair[0].startswith("AWS_")]
     key = repr((sorted(options.items()), sorted(settings)))
     with _lock:
         if key not in _clients:
+            if len(_clients) >= CLIENTS:  # who uses the oldest at this moment goes on with it
+                _clients.pop(next(iter(_clients)))[0].close()
             _clients[key] = _connect(options)
         return _clients[key]
 
