@@ -105,6 +105,10 @@ def printable(value: object) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
+class PerformanceWarning(UserWarning):
+    """What is asked for works, and takes a slower way than there is. No error; said once by each loader."""
+
+
 class UsageError(WlshardError):
     """A flag, an argument or a URL that makes no sense."""
 

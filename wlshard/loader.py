@@ -109,7 +109,8 @@ class Loader:
         select: a function of a sample, or an expression such as `"_.cls < 5"`; those it is true of fill the
             batches. There is no `len()`; several ranks need `batches=`, each with its own state, no others.
         workers: processes that read, decode and batch into memory shared with this one; 0: done here. The
-            order is the same for any number. An array is the consumer's as long as anything refers to it.
+            order is the same for any number. An array is the consumer's as long as anything refers to it. A
+            list (strings, objects, ragged arrays) is pickled, slower: a PerformanceWarning, unless asked for.
         start_method: of the workers: "fork", or "forkserver" or "spawn", to which what they are given is sent
             (lambdas and a notebook's functions too), and which import the program again.
         epochs: chains so many epochs in one `iter()`.
@@ -254,8 +255,7 @@ class Loader:
 
         `bytes`: of these samples as stored, by their mean size; `reuse`: how often the data under way was
         given by all ranks; `waited_s`: for storage, workers, a pool; `ready`: batches that wait to be taken;
-        `pickled`: batches from workers of which a field is a list (strings, bytes, ragged arrays, objects);
-        `share` of the time: storage, making (decode, transform, batch), consumer; `announced_bytes`: held.
+        `pickled`: batches with a list; `announced_bytes`: held; `share` of time: storage, making, consumer.
         """
         course, hands, counts = self._course, self._hands.stats(), self._turns.counts
         spent = hands.get(

@@ -23,10 +23,17 @@ method, phase = sys.argv[1:3]
 
 
 def block(sample):
-    if phase == "waiting" and sample["n"] >= 40:
+    if phase in ("waiting", "importing") and sample["n"] >= 40:
         os.write(1, b"now\\n")  # whole, beside another worker's
         os.read(0, 1)
     return sample
+
+
+class Stuck:  # where it is sent
+    __call__ = staticmethod(block)
+
+    def __reduce__(self):
+        return block, ({"n": 40},)
 
 
 def train(loader):
@@ -43,7 +50,8 @@ def train(loader):
 
 def main():
     rows = [{"n": n} for n in range(400)]
-    loader = Loader(rows, batch_size=2, transform=block, workers=2, start_method=method)
+    made = Stuck() if phase == "importing" else block
+    loader = Loader(rows, batch_size=2, transform=made, workers=2, start_method=method)
     if phase == "starting":
         print("now", flush=True)
     if phase == "thread":

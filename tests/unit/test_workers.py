@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,17 @@ import pytest
 from loading import fill_pool, keys, row, write_shards
 from processes import gone, lives
 
-from wlshard import CodecError, Loader, ShardWriter, TarError, UsageError, UserCodeError, WorkerDied, clock
+from wlshard import (
+    CodecError,
+    Loader,
+    PerformanceWarning,
+    ShardWriter,
+    TarError,
+    UsageError,
+    UserCodeError,
+    WorkerDied,
+    clock,
+)
 from wlshard.stream.data import data_of_rows, data_of_shards
 from wlshard.stream.epoch import Epoch, Plan
 from wlshard.stream.order import shape_of
@@ -230,7 +241,7 @@ def test_strings_ragged_fields_and_objects_come_as_they_are(batch_size) -> None:
                 assert same(one[name], other[name]), name
 
 
-def test_fields_that_are_no_arrays_are_counted_and_said_once(caplog) -> None:
+def test_fields_that_are_no_arrays_are_counted_and_warned_of_once() -> None:
     def ragged(sample: dict) -> tuple:
         n = sample["n.index"]
         return n, np.zeros(n % 3 + 1), f"{n}"
@@ -238,13 +249,25 @@ def test_fields_that_are_no_arrays_are_counted_and_said_once(caplog) -> None:
     def only_image(sample: dict) -> dict:
         return {name: value for name, value in image(sample).items() if name != "raw"}
 
-    caplog.set_level("INFO", "wlshard")
-    with Loader(ROWS, batch_size=4, transform=ragged, workers=2) as loader:
-        assert len(list(loader)) == loader.stats()["pickled"] == 10
-    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["field 1, 2"]
-    with Loader(ROWS, batch_size=4, transform=only_image, workers=2) as loader:
-        assert len(list(loader)) == 10
-        assert loader.stats()["pickled"] == 0  # keys are no field
+    def warned(**options) -> str:
+        with warnings.catch_warnings(record=True) as caught, Loader(ROWS, workers=2, **options) as loader:
+            warnings.simplefilter("always")
+            assert len(list(loader)) == 10
+            lists.append(loader.stats()["pickled"])
+        assert [one.category for one in caught] in ([], [PerformanceWarning])
+        return str(caught[0].message) if caught else ""
+
+    lists: list[int] = []
+    assert "field 1 (ndarray (1,), …), 2 (str): a list" in warned(batch_size=4, transform=ragged)
+    assert "field raw (bytes): a list" in warned(batch_size=4, transform=image)
+    assert "field raw;n (bytes): a list" in warned(fields="n.index raw;n __key__", batch_size=4)
+    assert lists == [10, 10, 10]
+    assert not warned(batch_size=4, transform=only_image)  # keys are no field
+    assert lists.pop() == 0
+    # asked for:
+    assert not warned(batch_size=4, transform=ragged, collate_fn=lambda samples: (samples,))
+    assert not warned(fields="raw", batch_size=4, decode=False)
+    assert lists == [10] * 5
 
 
 def test_tensors_travel_as_tensors() -> None:

@@ -57,6 +57,19 @@ def test_workers_of_another_start_method_work_and_end(tmp_path, method) -> None:
         until(lambda: not run.others(), "the end of the workers")
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_that_have_not_begun_end_with_their_parent_whatever_they_import(
+    tmp_path, method, number
+) -> None:
+    with Run(tmp_path, method, "importing") as run:
+        run.until_now()
+        run.until_now()
+        run.process.send_signal(number)
+        assert run.process.wait(20) == -number
+        until(lambda: not run.others(), "the end of the workers")
+
+
 NOTEBOOK = """
 import sys
 from wlshard import Loader

@@ -16,10 +16,11 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from wlshard import clock
-from wlshard.errors import UsageError
+from wlshard.errors import PerformanceWarning, UsageError
 from wlshard.sample import KEY, URL
 from wlshard.stream.data import Data
 from wlshard.stream.epoch import Epoch, Plan
+from wlshard.stream.fields import parse_fields
 from wlshard.stream.recipe import Recipe, Step
 from wlshard.workers import wire
 from wlshard.workers.launch import launch
@@ -42,6 +43,8 @@ class Crew:
         if sys.platform != "linux":
             raise UsageError("worker processes need Linux: use workers=0")
         self._recipe = recipe
+        words = parse_fields(recipe.fields if recipe.transform is None else None) or []
+        self._words = {number: ";".join(names) for number, names in enumerate(words)}
         self._count = workers
         self._start_method = start_method
         self._timeout_s = max(timeout_s, LEAST_TIMEOUT_S)
@@ -161,15 +164,21 @@ class Crew:
                     self._poll.register(fd, select.POLLIN)
 
     def _count_lists(self, batch: Any) -> None:
-        """Count a batch with columns that are no arrays; say so of the first one."""
+        """Count a batch with columns that are no arrays; warn of the first, unless lists were asked for."""
         columns = batch.items() if type(batch) is dict else enumerate(batch) if type(batch) is tuple else ()
-        lists = [name for name, column in columns if type(column) is list and name not in (KEY, URL)]
-        if lists and not self._pickled:
-            names = ", ".join(map(str, lists))
-            log.info(
-                "field %s: a list, not an array; it is pickled between processes, which is slower", names
+        lists = {self._words.get(name, name): column for name, column in columns if type(column) is list}
+        lists = {name: column for name, column in lists.items() if name not in (KEY, URL)}
+        recipe = self._recipe
+        asked = recipe.collate_fn is not None or recipe.decode is False
+        first, self._pickled = not self._pickled, self._pickled + bool(lists)
+        if lists and first and not asked:
+            named = ", ".join(f"{name} ({_kind(column[0])})" for name, column in lists.items())
+            warnings.warn(
+                f"field {named}: a list, not an array; it is pickled between processes, which is slower. Pad "
+                "or encode it in transform=, leave it out by fields=, or make the list by collate_fn=",
+                PerformanceWarning,
+                stacklevel=2,
             )
-        self._pickled += bool(lists)
 
     def _wait(self, worker: Worker) -> float:
         began, waited, tell, stopped = clock.monotonic(), 0.0, TELL_S, 0
@@ -247,6 +256,10 @@ class Shift:
     def close(self) -> None:
         self._crew.stop(self._turn)
         self.data.skipped.faults = max(self.data.skipped.faults, self._crew.damage())
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__}{f' {tuple(value.shape)}, …' if hasattr(value, 'shape') else ''}"
 
 
 def _never(*_: object) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import pickle
@@ -44,16 +45,22 @@ def launch(start: Start, start_method: str) -> Worker:
 
 
 def _launch(start: Start, sent: Start | bytes, start_method: str) -> Worker:
-    ours, theirs = wire.pair()
-    _ends.add(ours)
+    (ours, theirs), (cord, their_cord) = wire.pair(), wire.pair()
+    _ends.update((ours, cord))
     context = multiprocessing.get_context(start_method)
     name = f"wlshard worker {start.number}"
     try:
-        process = context.Process(target=main, args=(theirs, sent), name=name, daemon=True)  # type: ignore[attr-defined]
+        args = theirs, their_cord, sent
+        process = context.Process(target=main, args=args, name=name, daemon=True)  # type: ignore[attr-defined]
         process.start()
-        return Worker(start.number, process, ours, start.data)
+        assert process.pid is not None
+        # While it imports what it needs it looks at nothing: then SIGIO ends it as soon as `cord` is closed.
+        fcntl.fcntl(their_cord, fcntl.F_SETOWN, process.pid)
+        fcntl.fcntl(their_cord, fcntl.F_SETFL, os.O_ASYNC)
+        return Worker(start.number, process, ours, cord, start.data)
     except BaseException as error:
         ours.close()
+        cord.close()
         if isinstance(error, EOFError | ConnectionError):
             raise WorkerDied(
                 f"worker {start.number} could not be started, for the server that forks it has ended: begin "
@@ -62,6 +69,7 @@ def _launch(start: Start, sent: Start | bytes, start_method: str) -> Worker:
         raise
     finally:
         theirs.close()
+        their_cord.close()
 
 
 def _by_value(start: Start, start_method: str) -> bytes:

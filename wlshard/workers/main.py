@@ -89,13 +89,14 @@ class Ended(NamedTuple):
     error: Exception | None
 
 
-def main(end: socket.socket, sent: Start | bytes) -> None:
-    """Be a worker until the parent closes its end of the wire, or is gone."""
+def main(end: socket.socket, cord: socket.socket, sent: Start | bytes) -> None:
+    """Be a worker until the parent closes its end of the wire, or is gone; `cord` saw to that until here."""
     start: Start = pickle.loads(sent) if isinstance(sent, bytes) else sent  # noqa: S301 — our parent's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is the parent's
     try:
         try:
             _make_ready(end, start)
+            cord.close()
             with watching() as cost:
                 _Worker(end, start, cost).run()
         except wire.Gone:

@@ -75,10 +75,13 @@ class Slot:
 class Worker:
     """One worker process. `inbox`: words of the turn under way that were not looked at yet."""
 
-    def __init__(self, number: int, process: BaseProcess, end: socket.socket, data: Data) -> None:
+    def __init__(
+        self, number: int, process: BaseProcess, end: socket.socket, cord: socket.socket, data: Data
+    ) -> None:
         assert process.pid is not None
         self.number = number
         self.end = end
+        self._cord = cord  # closed, it ends a process that is not ready yet
         self.pidfd = os.pidfd_open(process.pid)
         self.pid = process.pid
         self.data = data  # that it has
@@ -226,6 +229,7 @@ class Worker:
         with suppress(OSError):
             self.end.shutdown(socket.SHUT_RDWR)  # for whoever has inherited a copy of it, too
         self.end.close()
+        self._cord.close()
         with suppress(ProcessLookupError):
             for number in (signal.SIGTERM, signal.SIGCONT):  # it may wait for data, or be stopped
                 signal.pidfd_send_signal(self.pidfd, number)
@@ -242,6 +246,7 @@ class Worker:
     def forget(self) -> None:
         """Let go of what this process has of the worker."""
         self.end.close()
+        self._cord.close()
         for fd in (self.pidfd, self._page):
             if fd >= 0:
                 os.close(fd)
