@@ -10,7 +10,7 @@ from wlshard import Pool, ShardWriter  # noqa: E402
 from wlshard.demo import figure, train  # noqa: E402
 from wlshard.demo.brains import generate  # noqa: E402
 from wlshard.demo.network import Segmenter, dice, loss_of, predict  # noqa: E402
-from wlshard.demo.summary import Course  # noqa: E402
+from wlshard.demo.summary import Course, pool_rows  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,6 +37,21 @@ def pool(tmp_path):
 
 def command(pool, tmp_path, *more):
     return [pool.url, "--size", "24", "--steps", "3", "--out", str(tmp_path / "out"), "--threads", "1", *more]
+
+
+def test_the_table_counts_what_is_retired_too(pool):
+    volumes = generate(np.random.default_rng(2), size=24)
+    for _ in range(3):
+        with ShardWriter(pool) as writer:
+            writer.write(next(volumes))
+        pool.rotate()
+    pool.retire(keep=2)
+    with ShardWriter(pool) as writer:
+        writer.write(next(volumes))
+    table = dict(pool_rows(pool.url, {"samples": 54, "waited_s": 0.0}))
+    assert table["generated (samples sealed)"] == "28"
+    assert table["promoted by rotation"] == "27"
+    assert table["reuse (served / promoted)"] == "2.0"
 
 
 def test_dice_counts_overlap_of_each_class_but_air():

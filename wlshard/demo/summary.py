@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wlshard.errors import NotFound
 from wlshard.pool.pool import Pool
 
 
@@ -34,14 +33,12 @@ def score_rows(course: Course, names: Sequence[str]) -> list[tuple[str, str]]:
 
 def pool_rows(url: str, stats: dict[str, Any]) -> list[tuple[str, str]]:
     """Give names and values: the pool's state, and what the loader with these stats was given."""
-    pool = Pool(url)
-    status = pool.status()
-    promoted = promoted_samples(pool)
-    served = stats["samples"]
+    status = Pool(url).status()
+    promoted, served = status.promoted_total, stats["samples"]
     age = "–" if status.oldest_age_s is None else f"{status.oldest_age_s:.0f} s"
     reuse = f"{served / promoted:.1f}" if promoted else "–"
     return [
-        ("generated (samples sealed)", f"{promoted + status.buffer.samples:,}"),
+        ("generated (samples sealed)", f"{status.sealed_total:,}"),
         ("promoted by rotation", f"{promoted:,}"),
         ("served to the trainer", f"{served:,}"),
         ("generations", f"{status.generation}"),
@@ -49,14 +46,3 @@ def pool_rows(url: str, stats: dict[str, Any]) -> list[tuple[str, str]]:
         ("age of the oldest in the read pool", age),
         ("the trainer waited", f"{stats['waited_s']:.1f} s"),
     ]
-
-
-def promoted_samples(pool: Pool) -> int:
-    """Count the samples promoted by all generations that can still be read."""
-    total = 0
-    for generation in pool.generations():
-        try:
-            total += pool.manifest(generation).stats.get("promoted", {}).get("samples", 0)
-        except NotFound:  # retired
-            continue
-    return total
