@@ -102,7 +102,7 @@ class Sequential:
     def read(self, lane: int, strip: int, place: int, count: int) -> list[Placed]:  # noqa: ARG002
         """Give `count` samples from `place` in the line on; what lies between is read and dropped."""
         if self._place < 0:
-            self._place, self._stream = place, self._from(place)
+            self._place, self._stream = place, _in_order(self._data, self._line, place, skip=self._skip)
         skipped = place - self._place
         self._place = place + count
         found = list(islice(self._stream, skipped, skipped + count))
@@ -110,33 +110,32 @@ class Sequential:
             next(self._stream, None)  # to the end of the last shard, which must be whole too
         return found
 
-    def _from(self, place: int) -> Iterator[Placed]:
-        spans = list(self._line.spans(place, self._line.samples - place))
-        with in_turn([self._data.names[number] for number, *_ in spans]):
-            yield from self._of_spans(spans, place)
 
-    def _of_spans(self, spans: list[tuple[int, int, int]], place: int) -> Iterator[Placed]:
+# No methods: a generator of a method that its object holds would wait for the garbage collector.
+def _in_order(data: Data, line: Line, place: int, *, skip: bool) -> Iterator[Placed]:
+    spans = list(line.spans(place, line.samples - place))
+    with in_turn([data.names[number] for number, *_ in spans]):
         for number, first, here in spans:
             found = 0
             try:
-                for found, row in enumerate(self._data.shard(number).stream(first), 1):
+                for found, row in enumerate(data.shard(number).stream(first), 1):
                     if found > here:
                         break
                     yield place + found - 1, row
             except NotFound as error:
-                raise self._data.gone(error) from error
+                raise data.gone(error) from error
             if found != here:
-                yield from self._changed(number, place + found, here - found)
+                yield from _changed(data.names[number], place + found, here - found, skip=skip)
             place += here
 
-    def _changed(self, number: int, place: int, missing: int) -> Iterator[Placed]:
-        what = f"ends {missing} samples early" if missing > 0 else "goes on"
-        url = self._data.names[number]
-        error = TarError(f"the shard {what}: it changed since it was counted", url=url)
-        if not self._skip:
-            raise error
-        for i in range(missing):
-            yield place + i, error
+
+def _changed(url: str, place: int, missing: int, *, skip: bool) -> Iterator[Placed]:
+    what = f"ends {missing} samples early" if missing > 0 else "goes on"
+    error = TarError(f"the shard {what}: it changed since it was counted", url=url)
+    if not skip:
+        raise error
+    for i in range(missing):
+        yield place + i, error
 
 
 class Window(NamedTuple):
