@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 
@@ -60,8 +61,15 @@ class Generations:
         return found if isinstance(found, Stub) else None
 
     def is_open(self, generation: int) -> bool:
-        """Tell whether who has a lease on a generation may read it: neither condemned nor retired."""
-        return not exists(self._store, condemned_name(generation)) and self.stub(generation) is None
+        """Tell whether who has a lease on a generation may read it: neither condemned nor retired.
+
+        Far away both looks, of which each does on its own, are under way at once.
+        """
+        if not self._lists:
+            return not exists(self._store, condemned_name(generation)) and self.stub(generation) is None
+        with ThreadPoolExecutor(1, "wlshard look") as beside:
+            condemned = beside.submit(exists, self._store, condemned_name(generation))
+            return self.stub(generation) is None and not condemned.result()
 
     def stubs(self, newest: Manifest) -> list[Stub]:
         """Read the stubs from a manifest's `floor` on, up to the first generation that is none."""
