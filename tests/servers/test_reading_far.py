@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from faulty import FaultyServer, Handler, faulty
@@ -116,80 +118,102 @@ def test_the_loader_gives_from_afar_what_it_gives_from_here(
     assert far == here
 
 
-def test_the_first_sample_of_a_list_comes_after_three_requests(door: FaultyServer, shards: str) -> None:
-    url = f"{door.url}/far/x-000000.tar"
-    with Loader(url, "cls") as loader:
-        next(iter(loader))
-    assert [path for _, path, _ in door.requests[:3]] == ["/far/x-000000.idx", *["/far/x-000000.tar"] * 2]
-    assert door.requests[2][2] == "bytes=0-1048575"  # the first sample is in it, what follows is read-ahead
-
-
 class RoundTrips:
-    """A fault: no part of a wave is answered before all of it has come, none behind it before `done`."""
+    """A fault: no request of a wave is answered before all of it have come, no other before `done`.
 
-    def __init__(self, *waves: tuple[str, int]) -> None:
+    A wave: what its requests are like, and how many they are.
+    """
+
+    def __init__(self, waves: list[tuple[str, int]]) -> None:
         self.waves, self.missed = waves, list[str]()
         self.done, self._lock, self._counts = threading.Event(), threading.Lock(), [0] * len(waves)
         self._whole = [threading.Event() for _ in waves]
 
     def __call__(self, handler: Handler) -> bool:
-        asked = f"{handler.command} {handler.path}"
-        wave = next(number for number, (words, _) in enumerate(self.waves) if words in asked)
+        asked, gate = f"{handler.command} {unquote(handler.path)}", self.done
         with self._lock:
-            self._counts[wave] += 1
-            here = self._counts[wave]
-            if here == self.waves[wave][1]:
-                self._whole[wave].set()
-        gate = self._whole[wave] if here <= self.waves[wave][1] else self.done
+            for number, (words, size) in enumerate(self.waves):
+                if self._counts[number] < size and re.search(words, asked):
+                    self._counts[number] += 1
+                    gate = self._whole[number]
+                    if self._counts[number] == size:
+                        gate.set()
+                    break
         if not gate.wait(20):
-            self.missed.append(f"{asked} {here}")
-            self._whole[wave].set()
+            self.missed.append(asked)
+            gate.set()
         return False
 
 
-INDEXES, LOOKS, PARTS = (".idx", SHARDS), ("HEAD", SHARDS), (".tar", FETCHERS)
-ALL, LISTED = ("all.idx", 1), ("list-type", 1)
+INDEX, LOOK, PART, ALL, LIST = r"\.idx", r"HEAD|/o/[^?]*\.tar$", r"GET .*\.tar", r"all\.idx", "prefix="
+SLOT = r"/generations/0000000002\.json"
+POOL = [
+    (r"/wlshard\.json", 1),
+    (LIST, 1),
+    (SLOT, 1),
+    (r"/leases/|POST /upload", 1),
+    (rf"/condemned/|{SLOT}", 2),
+]
+INDEXES, LOOKS, PARTS = (INDEX, SHARDS), (LOOK, SHARDS), (PART, FETCHERS)
 
 
 @pytest.mark.parametrize(
-    ("scheme", "source", "waves"),
+    ("source", "shuffle", "waves"),
     [
-        ("http", "x-{000000..000003}.tar", [INDEXES, LOOKS, PARTS]),
-        ("http", "all.idx", [ALL, PARTS]),
-        ("s3", "x-{000000..000003}.tar", [INDEXES, LOOKS, PARTS]),
-        ("s3", "all.idx", [ALL, LISTED, PARTS]),
+        ("http far/x-{000000..000003}.tar", 50, [INDEXES, LOOKS, PARTS]),
+        ("http far/all.idx", 50, [(ALL, 1), PARTS]),
+        ("http far/x-000000.tar", 0, [(INDEX, 1), (LOOK, 1), (PART, 1)]),
+        ("http bare/x-000000.tar", 0, [(INDEX, 1), (LOOK, 1), (PART, 1)]),
+        ("s3 far/x-{000000..000003}.tar", 50, [INDEXES, LOOKS, PARTS]),
+        ("s3 far/all.idx", 50, [(ALL, 1), (LIST, 1), PARTS]),
+        ("s3 far/x-*.tar", 50, [(LIST, 1), INDEXES, PARTS]),
+        ("s3 pool", 50, [*POOL, INDEXES, PARTS]),
+        ("s3 pool", 0, [*POOL, (PART, 1)]),
+        ("gs far/x-{000000..000003}.tar", 50, [INDEXES, LOOKS, PARTS]),
+        ("gs far/x-000000*", 0, [(LIST, 1), (INDEX, 1), (PART, 1)]),
+        ("gs bare/x-000000.tar", 0, [(INDEX, 1), (LOOK, 1), (PART, 1)]),
+        ("gs pool", 50, [*POOL, INDEXES, PARTS]),
     ],
 )
-def test_the_first_of_a_shuffled_list_comes_after_three_round_trips(
+def test_the_first_of_a_list_comes_after_three_round_trips_and_of_a_pool_after_seven(
     request: pytest.FixtureRequest,
     nginx: WebServer,
     moto: str,
+    gcs_stub: str,
     shards: str,
-    scheme: str,
+    monkeypatch: pytest.MonkeyPatch,
     source: str,
+    shuffle: int,
     waves: list[tuple[str, int]],
 ) -> None:
-    """So of as many shards as FETCHERS; of more with an index of the data set alone."""
-    root, backend = f"{nginx.folder}/far", nginx.url
-    if scheme == "s3":
-        root, backend = request.getfixturevalue("s3_url"), moto
-        for name in (nginx.folder / "far").iterdir():
-            write_object(f"{root}/{name.name}", name.read_bytes())
-    list(
-        write_dataset(
-            [f"{root}/x-{number:06d}.tar" for number in range(SHARDS)], f"{root}/all.idx", force=True
-        )
-    )
-    with faulty(backend) as door:
-        if scheme == "s3":
-            request.getfixturevalue("s3_door")(door.url)
-        door.fault = trips = RoundTrips(*waves)
-        with Loader(f"{root if scheme == 's3' else f'{door.url}/far'}/{source}", "cls", shuffle=50) as loader:
+    """So of as many shards as FETCHERS; of more with an index of the data set."""
+    scheme, name = source.split()
+    folder = name.partition("/")[0]
+    here = f"{nginx.folder}/{folder}" if scheme == "http" else str(request.getfixturevalue(f"{scheme}_url"))
+    there = here if scheme == "http" else f"{here}/{folder}"
+    if folder == "pool":
+        pool = Pool(there).create()
+        for count in (1, SAMPLES):
+            with ShardWriter(pool, shard_samples=SAMPLES // SHARDS) as writer:
+                for number in range(count):
+                    writer.write({"cls": number, "bin": bytes(100_000)})
+            pool.rotate()
+    elif scheme != "http":
+        for file in (nginx.folder / folder).glob("x-*"):
+            write_object(f"{there}/{file.name}", file.read_bytes())
+    if "all" in name:
+        urls = [f"{there}/x-{number:06d}.tar" for number in range(SHARDS)]
+        list(write_dataset(urls, f"{there}/all.idx", force=True))
+    with faulty({"http": nginx.url, "s3": moto, "gs": gcs_stub}[scheme]) as door:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", door.url)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", door.url)
+        door.fault = trips = RoundTrips(waves)
+        with Loader(f"{door.url if scheme == 'http' else here}/{name}", "cls", shuffle=shuffle) as loader:
             rows = iter(loader)
             next(rows)
             trips.done.set()
     assert not trips.missed
-    assert len(waves) <= 3
+    assert len(waves) <= (7 if name == "pool" else 3)
 
 
 def test_seeking_a_sample_takes_two_requests(door: FaultyServer, shards: str) -> None:
@@ -244,25 +268,6 @@ def test_what_is_fetched_and_not_yet_read_is_bounded(
     assert not waiting
     window = 40 if "shuffle" in options else 7
     assert 10 < most[0] <= 20 + window
-
-
-@pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_the_first_sample_of_a_pool_comes_with_the_seventh_request_of_any_generation(
-    scheme: str, request: pytest.FixtureRequest, moto: str, gcs_stub: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = request.getfixturevalue(f"{scheme}_url")
-    pool = Pool(url).create()
-    for _ in range(5):
-        with ShardWriter(pool) as writer:
-            writer.write({"cls": 1})
-        pool.rotate()
-    with faulty(moto if scheme == "s3" else gcs_stub) as door:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", door.url)
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", door.url)
-        with Loader(url, "cls") as loader:
-            next(iter(loader))
-        asked = [path for _, path, _ in door.requests if "pageToken" not in path]  # there are six manifests
-        assert next(number for number, path in enumerate(asked, 1) if "shards" in path) == 7
 
 
 def test_a_near_server_that_is_late_once_is_near(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TypeAlias
@@ -10,6 +11,7 @@ from typing import TypeAlias
 from wlshard.errors import NotFound, UsageError
 from wlshard.shards.braces import expand_braces, expand_count
 from wlshard.store.connect import connect, is_local, is_pipe, local_path, locate
+from wlshard.tar.index import SizedShard
 
 Source: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 
@@ -96,7 +98,8 @@ def _list_folder(url: str) -> list[str]:
     names = _names(folder)
     if "wlshard.json" in names:
         raise UsageError("a pool, where a list of shards is needed: name a folder of plain tars", url=url)
-    found = [f"{folder.rstrip('/')}/{name}" for name in names if ".tar" in name and _is_shard(name)]
+    folder = folder.rstrip("/")
+    found = [_sized(f"{folder}/{name}", names[name]) for name in names if ".tar" in name and _is_shard(name)]
     if not found:
         raise NotFound("no shard (*.tar*) in this folder: check its name", url=url)
     return found
@@ -115,21 +118,36 @@ def _list_glob(pattern: str) -> list[str]:
         folder, _, last = pattern.rpartition("/")
         if "*" in folder:
             raise UsageError("wildcards may stand in the last part of a URL only", url=pattern)
-        found = [f"{folder}/{name}" for name in _names(folder) if fnmatchcase(name, last) and _is_shard(name)]
+        names = _names(folder, re.split(r"[*?[]", last)[0])
+        found = [
+            _sized(f"{folder}/{name}", names[name])
+            for name in names
+            if fnmatchcase(name, last) and _is_shard(name)
+        ]
     if not found:
         raise NotFound("no shard matches this pattern: check the folder and the pattern", url=pattern)
     return found
 
 
-def _names(folder: str) -> list[str]:
-    """List the objects right in a folder, sorted."""
+def _names(folder: str, prefix: str = "") -> dict[str, int]:
+    """List the objects right in a folder, sorted, with their bytes (0: not known)."""
     if is_local(folder):
         path = local_path(folder)
-        return sorted(name for name in os.listdir(path) if os.path.isfile(os.path.join(path, name)))
+        return dict.fromkeys(
+            sorted(name for name in os.listdir(path) if os.path.isfile(os.path.join(path, name))), 0
+        )
     store = connect(folder)
     if not store.can.list:
         raise UsageError("this store cannot list: name its shards, like x-{0000..0147}.tar", url=folder)
-    return sorted(entry.name for entry in store.list() if "/" not in entry.name)
+    return {entry.name: entry.bytes for entry in sorted(store.list(prefix)) if "/" not in entry.name}
+
+
+def _sized(url: str, size: int) -> str:
+    if not size:
+        return url
+    shard = SizedShard(url)
+    shard.bytes = size
+    return shard
 
 
 def _is_shard(name: str) -> bool:

@@ -22,7 +22,7 @@ from wlshard.store.connect import is_local, is_pipe, locate
 from wlshard.stream.order import Line, Shape, shard_order
 from wlshard.stream.rows import Rows
 from wlshard.tar.blocks import Blocks, use_blocks
-from wlshard.tar.index import ListedShard
+from wlshard.tar.index import SizedShard
 
 T = TypeVar("T")
 
@@ -262,7 +262,7 @@ def digest_of(shards: Sequence[tuple[str, int | None, int | None]]) -> str:
 
 def _look(shard: Shard, url: str) -> tuple[int | None, int | None, bool]:
     """Find a shard's samples, bytes, and whether it can be read at random."""
-    samples, size = shard.samples, url.bytes if isinstance(url, ListedShard) else None
+    samples, size = shard.samples, url.bytes if isinstance(url, SizedShard) else None
     if size is None and url != "-" and not is_pipe(url):
         store, name = locate(url)
         size = store.stat(name).bytes

@@ -215,6 +215,8 @@ class Epoch:
         if self.data.seekable and self.plan.stride > 1:
             return 1  # what lies between this rank's (or worker's) batches is not read
         samples = int(self.data.read_bytes / size) if size else HELD_SAMPLES if self.data.in_memory else 1
+        if self.data.remote:  # what follows the last one is in the first request, too: it ends it
+            samples -= 1
         return max(1, samples // self.plan.shape.batch)
 
 

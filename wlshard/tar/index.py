@@ -39,10 +39,15 @@ class Index:
         return len(self.starts) - 1
 
 
-class ListedShard(str):
-    """The URL of a shard that the index of its data set knows: its size and samples need no look at it."""
+class SizedShard(str):
+    """The URL of a shard of which a listing has told the size: it needs no look at it."""
 
     bytes: int
+
+
+class ListedShard(SizedShard):
+    """The URL of a shard that the index of its data set knows: neither do its samples."""
+
     known: Index
 
 
