@@ -82,12 +82,14 @@ import json, sys
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 import wlshard
-url, file, out, rank = *sys.argv[1:4], int(sys.argv[4])
+url, file, out, rank, cache = *sys.argv[1:4], int(sys.argv[4]), sys.argv[5:]
 dist.init_process_group("gloo", init_method=f"file://{{file}}", rank=rank, world_size=2)
 torch.set_num_threads(1)
 model = DistributedDataParallel(torch.nn.Linear(8, 1))
 optimizer = torch.optim.SGD(model.parameters(), 0.001)
-with wlshard.Loader(url, "cls bin", batch_size=8, shuffle=100, workers=1, seed=5, job="train") as loader:
+options = {{"cache_dir": cache[0], "cache_bytes": 1 << 30}} if cache else {{}}
+options |= {{"batch_size": 8, "shuffle": 100, "workers": 1, "seed": 5, "job": "train"}}
+with wlshard.Loader(url, "cls bin", **options) as loader:
     for epoch in range({EPOCHS}):
         seen = []
         for labels, rows in loader:
@@ -105,7 +107,10 @@ dist.destroy_process_group()
 """
 
 
-def test_a_training_of_two_ranks(bucket: tuple[str, FaultyServer], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("bucket", "cached"), [("s3", False), ("gs", False), ("s3", True)], indirect=["bucket"]
+)
+def test_a_training_of_two_ranks(bucket: tuple[str, FaultyServer], tmp_path: Path, cached: bool) -> None:
     url, door = bucket
     pool = Pool(f"{url}/pool").create()
     with ShardWriter(pool, shard_samples=40) as writer:
@@ -114,8 +119,10 @@ def test_a_training_of_two_ranks(bucket: tuple[str, FaultyServer], tmp_path: Pat
     pool.rotate()
     door.fault = now_and_then(3, *FAULTS)
     command = [sys.executable, "-c", TRAIN, pool.url, str(tmp_path / "meet"), str(tmp_path)]
+    cache = [str(tmp_path / "cache")] if cached else []
     ranks = [
-        subprocess.Popen([*command, rank], env=environ(), stderr=subprocess.PIPE, text=True) for rank in "01"
+        subprocess.Popen([*command, rank, *cache], env=environ(), stderr=subprocess.PIPE, text=True)
+        for rank in "01"
     ]
     told = [rank.communicate()[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], told
@@ -123,3 +130,6 @@ def test_a_training_of_two_ranks(bucket: tuple[str, FaultyServer], tmp_path: Pat
         seen = [json.loads((tmp_path / f"{epoch}-{rank}").read_text()) for rank in "01"]
         assert len(seen[0]) == len(seen[1])
         assert sorted(seen[0] + seen[1]) == list(range(SAMPLES))
+    blocks = [path for path in tmp_path.glob("cache/shards/*/*") if "." not in path.name]
+    assert len(blocks) == (SAMPLES // 40 if cached else 0)  # a shard is smaller than one
+    assert not list(tmp_path.glob("cache/shards/*/*.*"))
