@@ -19,9 +19,9 @@ from wlshard.store.base import Entry
 from wlshard.store.bucket import PART_BYTES, TXN, BucketStore, Source
 from wlshard.store.http import ranged
 from wlshard.store.options import options_for
-from wlshard.store.patience import Passing, Patience, unavailable
+from wlshard.store.patience import Passing, Patience
 from wlshard.store.stream import Get
-from wlshard.store.wire import TIMEOUT_S, Answer, Body, refusal, what_of
+from wlshard.store.wire import TIMEOUT_S, Answer, Body, no_answer, refusal
 
 SENDERS = 4  # parts sent side by side
 CLIENTS = 8  # kept: some 10 MB each, and credentials in the environment may change again and again
@@ -161,25 +161,25 @@ class S3Store(BucketStore):
         self, operation: str, url: str, *, fine: tuple[int, ...] = (), **params: Any
     ) -> dict[str, Any] | Refused:
         """Make one request. Refused: an answer whose status is among `fine`."""
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+        from botocore import exceptions as their
 
         client, payer = _client(options_for(self.url))
         if operation == "head_bucket":
             payer = {}  # it has no such parameter
         try:
             found: dict[str, Any] = getattr(client, operation)(Bucket=self.bucket, **params, **payer)
-        except ClientError as error:
+        except their.ClientError as error:
             refused = Refused(error.response)
             self.heard(refused.headers)
             if refused.status in fine:
                 return refused
             raise refused.meaning(url) from error
-        except HTTPClientError as error:
-            raise unavailable(f"no answer ({what_of(error)}): check endpoint and network", url) from error
-        except NoCredentialsError as error:
+        except (their.HTTPClientError, their.ConnectionError) as error:
+            raise no_answer(error, "endpoint", url) from error
+        except their.NoCredentialsError as error:
             advice = "no AWS credentials were found: `aws configure`, or --storage-options anon=true"
             raise AccessDenied(advice, url=url) from error
-        except BotoCoreError as error:
+        except their.BotoCoreError as error:
             raise UsageError(f"{type(error).__name__}: check bucket, region and options", url=url) from error
         self.heard(found["ResponseMetadata"]["HTTPHeaders"])
         return found

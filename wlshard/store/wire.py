@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import ssl
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -15,6 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.exceptions import HTTPError, IncompleteRead, LocationValueError, MaxRetryError, ResponseError
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError, WlshardError, shown
 from wlshard.store.options import option
@@ -27,6 +30,10 @@ _KEPT = 32  # connections to one host
 _PROXIED = [f"{what}_proxy" for what in ("http", "https", "all", "no")]
 _PROXY_SETTINGS = [*_PROXIED, *map(str.upper, _PROXIED), "REQUEST_METHOD"]
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
+_NO_TLS = re.compile(
+    "CERT|UNKNOWN_CA|VERSION_NUMBER|PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL|NO_PROTOCOLS|HTTP_REQUEST"
+    "|HANDSHAKE_FAILURE|RECORD_LAYER_FAILURE"
+)
 _lock = threading.Lock()
 _pools: dict[str | None, urllib3.PoolManager] = {}  # by proxy
 
@@ -141,10 +148,29 @@ def send(
         if isinstance(error.reason, ResponseError):
             advice = f"more than {REDIRECTS} redirects, a loop perhaps: check the URL"
             raise StoreUnavailable(advice, url=show) from error
-        raise unavailable(f"no answer ({what_of(error)}): check host and network", show) from error
+        raise no_answer(error, "host", show) from error
     except (HTTPError, OSError) as error:
-        raise unavailable(f"no answer ({what_of(error)}): check host and network", show) from error
+        raise no_answer(error, "host", show) from error
     return Body(response, show)
+
+
+def no_answer(error: BaseException, what: str, url: str) -> WlshardError | Passing:
+    """Give what it means that a library got no answer: which does not pass if it is about TLS."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, ssl.SSLError | CertificateError):
+        causes = (getattr(inner, "reason", None), *inner.args, inner.__cause__, inner.__context__)
+        inner = next((cause for cause in causes if isinstance(cause, BaseException)), None)
+    if isinstance(inner, ssl.SSLCertVerificationError | CertificateError):
+        said = getattr(inner, "verify_message", str(inner))
+        return StoreUnavailable(
+            f"its certificate is not accepted ({said}): check the host's name and this machine's clock; name "
+            "an authority of your own by SSL_CERT_FILE (s3://: AWS_CA_BUNDLE)",
+            url=url,
+        )
+    if inner is not None and _NO_TLS.search(said := inner.reason or ""):
+        said = said.lower().replace("_", " ")
+        return StoreUnavailable(f"it does not speak TLS as we do ({said}): check scheme and port", url=url)
+    return unavailable(f"no answer ({what_of(error)}): check {what} and network", url)
 
 
 def what_of(error: BaseException) -> str:
