@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -98,9 +99,13 @@ def _throughput(
     open_loader = partial(Loader, urls, shuffle=shuffle, seed=seed, **settings)
     if sys.stderr.isatty():
         print(f"wl-test: about {seconds * (1 if vs is None else 2):.0f} s …", file=sys.stderr)
-    found = measure(
-        open_loader, seconds=seconds, steps=count, skip=skip, consumer_s=consumer_ms / 1e3, once="-" in urls
-    )
+    pause = consumer_ms / 1e3
+    with warnings.catch_warnings(record=True) as warned:  # by each of its loaders
+        found = measure(
+            open_loader, seconds=seconds, steps=count, skip=skip, consumer_s=pause, once="-" in urls
+        )
+    for text in {str(warning.message) for warning in warned}:
+        print(f"wl-test: {text}", file=sys.stderr)
     found |= {"batch": settings["batch_size"], "workers": settings["workers"]}
     if vs is not None:
         found["vs"] = _versus(urls, settings, shuffle, partial(open_loader, drop_last=True), seconds, count)
