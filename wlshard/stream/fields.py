@@ -48,16 +48,22 @@ def preparer(fields: Fields, decode: bool | str, *, channels_first: bool = False
         raise UsageError(f'decode={decode!r}: say True, False, or how images are decoded, such as "rgb"')
     value: Callable[[Sample, str], Any] = _undecoded
     if decode is not False:
-        value = partial(_decoded, images=decode, channels_first=channels_first)
+        value = partial(_decoded, decode, channels_first)
     if words is not None and decode is False and all(len(names) == 1 for names in words):
         return partial(_undecoded_fields, words)
     if words is not None:
-        return lambda sample: tuple(
-            [value(sample, n[0] if n[0] in sample else choose(sample, n)) for n in words]
-        )
+        return partial(_picked, words, value)
     if decode is False:
         return lambda sample: {n: bytes(v) if type(v) is memoryview else v for n, v in sample.items()}
     return lambda sample: {name: value(sample, name) for name in sample}
+
+
+def _picked(words: list[list[str]], value: Callable[[Sample, str], Any], sample: Sample) -> tuple[Any, ...]:
+    found = []
+    for names in words:  # in place, and arguments by position: small samples have no time for more
+        name = names[0]
+        found.append(value(sample, name if name in sample else choose(sample, names)))
+    return tuple(found)
 
 
 def _undecoded_fields(words: list[list[str]], sample: Sample) -> tuple[Any, ...]:
@@ -74,7 +80,7 @@ def _undecoded(sample: Sample, name: str) -> Any:
     return value.tobytes() if type(value) is memoryview else value
 
 
-def _decoded(sample: Sample, name: str, images: bool | str, channels_first: bool) -> Any:
+def _decoded(images: bool | str, channels_first: bool, sample: Sample, name: str) -> Any:
     data = sample[name]
     if not isinstance(data, _BYTES) or name[:2] == "__":
         return data
