@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from wlshard.errors import TarError, printable
 from wlshard.sample import split_name
+from wlshard.shards.runs import Run
 from wlshard.store.base import Reader
 from wlshard.store.connect import locate
 from wlshard.tar.index import DIGITS, WIDTHS, index_name, without_name
@@ -39,11 +40,18 @@ class IndexBeside:
 
     def compare(self, key: str, entries: list[str]) -> None:
         """Compare the next whole sample, whose entries are these."""
+        self._meet(key, " ".join(entries if self._width == 4 else map(without_name, entries)) + "\n")
+
+    def compare_run(self, run: Run) -> None:
+        """Compare the next whole samples."""
+        for key, line in zip(run.keys, run.lines(self._width == 4, "\n"), strict=True):
+            self._meet(key, line)
+
+    def _meet(self, key: str, line: str) -> None:
         if not self._width:
             return
-        line = " ".join(entries if self._width == 4 else map(without_name, entries)) + "\n"
         if self._line != line:
-            begin = int(entries[0].split(" ", 2)[1])
+            begin = int(line.split(" ", 2)[1])
             found = self._skip_to(begin)
             if found is None or found > begin:
                 self._fault("this sample is not in it", key, begin)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from wlshard.errors import GroupingError, WlshardError
 from wlshard.sample import KEY, URL, Sample
 from wlshard.shards.keys import Keys
+from wlshard.shards.runs import FEWEST, Run, find_run
 from wlshard.shards.tally import Tally
 from wlshard.tar.common import RawMember
 from wlshard.tar.rare import Payload, text
@@ -22,7 +23,10 @@ class Grouper:
     """One shard's samples. `at`: offset of the first header of the sample handed out last.
 
     listing: `entries` says of each member of that sample what an index does, `field offset size name`.
+    on_run: is given runs of samples, at once, which then are not yielded.
     """
+
+    on_run: Callable[[Run], None] | None = None
 
     def __init__(self, url: str, tally: Tally, *, skip: bool = False, listing: bool = False) -> None:
         self.url, self.tally, self.skip, self.listing = url, tally, skip, listing
@@ -49,7 +53,7 @@ class Grouper:
         tally, keys, url, listing = self.tally, self._keys, self.url, self.listing
         fields, note = _plain if listing else _fields, keys.hashes.append
         sample, prefix, width, stem, listed, calm = self._standing()
-        for found in steps:
+        for found in self._without_runs(steps) if listing else steps:
             limit = found.name_bytes
             for member in found.members:
                 raw, begin, data, size, payload = member
@@ -95,6 +99,25 @@ class Grouper:
                 sample, prefix, width, stem, listed, calm = self._standing()
         if self._key:
             tally.dropped += 1  # nothing follows it
+
+    def _without_runs(self, steps: Iterable[Found]) -> Iterator[Found]:
+        """Take the runs out of what is found: what stands before each has been used by then."""
+        for found in steps:
+            on_run, run = self.on_run, None
+            if on_run is not None and len(found.members) > FEWEST and self._keys.ascending:
+                run = find_run(found.members, found.name_bytes, _plain)
+            if on_run is None or run is None:
+                yield found
+                continue
+            rest = found._replace(members=found.members[run.begin :])
+            yield found._replace(members=found.members[: run.begin])
+            if self._keys.ascending and self._keys.last < run.raw_keys[0]:
+                yield Found([], found.at, follows=rest.members[0][0][: found.name_bytes])
+                self._keys.extend(run.raw_keys)
+                self.tally.samples += len(run.keys)
+                on_run(run)
+                del rest.members[: run.end - run.begin]
+            yield rest
 
     def _standing(self) -> tuple[Sample, bytes, int, str, list[str], bool]:
         """Give what `samples` goes on with: the last, whether the next sample may be taken in a hurry."""

@@ -39,6 +39,7 @@ def make_index(url: str) -> NewIndex:
             advice = "decompress it first, or write it anew without compression"
             raise UsageError(f"a compressed shard ({compression}) cannot have an index: {advice}", url=url)
         grouper, known = Grouper(url, Tally(), listing=True), {KEY, URL}
+        grouper.on_run = lambda run: index.extend(run.keys, run.lines)
         with closing(scan_headers(source, tar, url)) as steps:
             for sample in grouper.samples(steps):
                 entries = grouper.entries

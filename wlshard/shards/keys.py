@@ -40,6 +40,11 @@ class Keys:
             self._sort_in()
         return True
 
+    def extend(self, keys: list[bytes]) -> None:
+        """Take in keys that ascend from `last` on, while all before did."""
+        self.hashes.extend(map(hash, keys))
+        self.last = keys[-1]
+
     def _sort_in(self) -> None:
         self.hashes = array("q", sorted([*self.hashes, *self._recent]))
         self._recent.clear()

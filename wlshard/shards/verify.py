@@ -16,6 +16,7 @@ from wlshard.shards.beside import IndexBeside, index_beside
 from wlshard.shards.expand import STDIN
 from wlshard.shards.grouping import Grouper
 from wlshard.shards.reader import link_table, open_shard
+from wlshard.shards.runs import Run
 from wlshard.shards.survey import sizes_of
 from wlshard.shards.tally import Tally
 from wlshard.store.base import Reader
@@ -28,7 +29,7 @@ LISTED = 1000  # faults of one shard; what comes after them is counted
 AWAY = NotFound, AccessDenied, StoreUnavailable
 NO_INDEX = "shards without an index"
 ODD_KEY = "keys that lead out of their folder, or are not printable"
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 21  # read, and hashed, at once; behind each the thread that hashes waits for this one
 
 Look = Callable[[Sample], bool]  # False: it has seen enough
 Progress = Callable[[int, int | None], object]  # bytes read so far, and of how many if that is known
@@ -205,22 +206,36 @@ def _verify(
     steps = scan(
         tar,
         url,
+        bare=lambda: look is None,
+        block_bytes=_PIECE_BYTES,
         links=links,
         passed_over=found.passed_over,
         max_member_bytes=max_member_bytes,
     )
     stack.enter_context(closing(steps))
-    grouper = Grouper(url, found, skip=True, listing=index is not None)
+    grouper = Grouper(url, found, skip=True, listing=True)
+
+    def take(run: Run) -> None:
+        if index is not None:
+            index.compare_run(run)
+        for key in () if "".join(run.keys).isalnum() else run.keys:
+            _note_odd(key, found)
+
+    grouper.on_run = None if look else take
     for sample in grouper.samples(steps):
         key = sample[KEY]
         if index is not None:
             index.compare(key, grouper.entries)
-        if not key.isalnum() and ("../" in key or key[0] == "/" or not key.isprintable()):
-            found.passed(ODD_KEY)
+        _note_odd(key, found)
         if look is not None and not look(sample):
-            look = None
+            look, grouper.on_run = None, take
     if index is not None:
         index.end()
+
+
+def _note_odd(key: str, found: Findings) -> None:
+    if not key.isalnum() and ("../" in key or key[0] == "/" or not key.isprintable()):
+        found.passed(ODD_KEY)
 
 
 class _Watched:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from struct import Struct
 from zlib import adler32
 
 from wlshard.errors import TarError
@@ -18,6 +19,8 @@ _ENDLESS = 1 << 62  # no block holds a member of this size
 RawMember = tuple[bytes, int, int, int, Payload]
 NAME_BYTES = 100
 _HANDED_OUT = 1 << 10  # members in one list, which is memory
+_SIZE, _SUM = slice(124, 136), slice(148, 156)  # fields of a header
+_halves = Struct("156s356s").unpack_from  # of a header, at the type: a third of what two slices take
 
 
 class _Sums(dict[bytes, int]):
@@ -72,12 +75,11 @@ def take_common(feed: Feed, like: Likeness, copy: bool, members: list[RawMember]
     cut = block if copy else feed.view
     sums, sizes, append = _sums, _sizes, members.append
     begin = pos = feed.pos
-    while True:
-        header = block[pos : pos + 156]
-        data = pos + 512
+    while (data := pos + 512) <= filled:
+        header, ending = _halves(block, pos)
         # The tail equals one whose sum is known: the sum of the rest, 156 bytes, is exact in 16 bits.
-        if block[pos + 156 : data] == tail and adler32(header) & 0xFFFF == sums[header[148:]] - tail_sum:
-            size = sizes[header[124:136]]
+        if ending == tail and adler32(header) & 0xFFFF == sums[header[_SUM]] - tail_sum:
+            size = sizes[header[_SIZE]]
             end = data + size
             pos = end + (-size & 511)
             if pos > filled:
@@ -86,7 +88,7 @@ def take_common(feed: Feed, like: Likeness, copy: bool, members: list[RawMember]
                 break
             append((prefix + header if prefix else header, base + begin, base + data, size, cut[data:end]))
             begin = pos
-        elif block[pos + 156 : pos + 157] == b"x" and (passed := _harmless(feed, like, header, pos)):
+        elif ending[:1] == b"x" and (passed := _harmless(feed, like, header, pos)):
             pos += passed
         else:
             break
@@ -94,7 +96,7 @@ def take_common(feed: Feed, like: Likeness, copy: bool, members: list[RawMember]
 
 
 def hop_common(feed: Feed, like: Likeness, members: list[RawMember], max_member_bytes: int) -> None:
-    """Take common members as `take_common` does, without payloads, going on behind those outside the block.
+    """Take common members as `take_common` does, without payloads; if the feed jumps, over those outside.
 
     Stops before any other member, before one that ends outside the tar, and after 1,024 of them.
     """
@@ -104,17 +106,17 @@ def hop_common(feed: Feed, like: Likeness, members: list[RawMember], max_member_
     sums, sizes, append = _sums, _sizes, members.append
     block, base, filled = feed.block, feed.base, feed.filled
     begin = pos = feed.pos
-    while len(members) < _HANDED_OUT:
+    while True:
         data = pos + 512
         if data > filled:
             at, feed.pos = base + pos, begin
-            if not feed.have(data - begin):
+            if not jumps or len(members) >= _HANDED_OUT or not feed.have(data - begin):
                 return
             block, base, filled, begin = feed.block, feed.base, feed.filled, feed.pos
             pos, data = at - base, at - base + 512
-        header = block[pos : pos + 156]
-        if block[pos + 156 : data] == tail and adler32(header) & 0xFFFF == sums[header[148:]] - tail_sum:
-            size = sizes[header[124:136]]
+        header, ending = _halves(block, pos)
+        if ending == tail and adler32(header) & 0xFFFF == sums[header[_SUM]] - tail_sum:
+            size = sizes[header[_SIZE]]
             pos = data + size + (-size & 511)
             if pos > filled and (not jumps or base + pos > total or size > max_member_bytes):
                 break
@@ -123,7 +125,7 @@ def hop_common(feed: Feed, like: Likeness, members: list[RawMember], max_member_
             if pos > filled:
                 feed.jump(base + pos)
                 base, filled, begin, pos = feed.base, 0, 0, 0
-        elif block[pos + 156 : pos + 157] == b"x" and (passed := _harmless(feed, like, header, pos)):
+        elif ending[:1] == b"x" and (passed := _harmless(feed, like, header, pos)):
             pos += passed
         else:
             break
@@ -136,9 +138,9 @@ def _harmless(feed: Feed, like: Likeness, header: bytes, pos: int) -> int:
     tail = feed.block[pos + 156 : data]
     if tail != like.pax_tail:
         like.pax_tail, like.pax_sum = tail, sum(tail)
-    size = _sizes[header[124:136]]
+    size = _sizes[header[_SIZE]]
     after = data + size + (-size & 511)
-    if after > feed.filled or adler32(header) & 0xFFFF != _sums[header[148:]] - like.pax_sum:
+    if after > feed.filled or adler32(header) & 0xFFFF != _sums[header[_SUM]] - like.pax_sum:
         return 0
     body = feed.block[data : data + size]
     # Nearly all hold one record, the time; its length says that it is the only one.

@@ -8,7 +8,7 @@ Source: https://github.com/NVIDIA/DALI/blob/main/tools/wds2idx.py
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 
 from wlshard.errors import TarError
@@ -79,6 +79,13 @@ class IndexText:
             self._named = False
             self._lines = [_without_names(line) for line in self._lines]
         self._lines.append(" ".join(entries if self._named else map(without_name, entries)))
+
+    def extend(self, keys: Sequence[str], lines: Callable[[bool], list[str]]) -> None:
+        """Add samples by their keys; lines(named) gives what is written of them."""
+        if self._named and " ".join(keys).split() != keys:
+            self._named = False
+            self._lines = [_without_names(line) for line in self._lines]
+        self._lines += lines(self._named)
 
     def cut(self, samples: int) -> None:
         """Forget all but the first samples."""

@@ -82,6 +82,7 @@ def scan(
     span: bool = False,
     copy: bool = False,
     payloads: bool = True,
+    bare: Callable[[], bool] = lambda: False,
     links: Links | None = None,
     seek: Callable[[int], None] | None = None,
     blocks: Blocks | None = None,
@@ -98,7 +99,8 @@ def scan(
 
     `span`: source holds whole members and no end mark, behind `lead` bytes that are passed over. `copy`:
     payloads are bytes. `payloads=False`: they are empty (ELSEWHERE for hard links and sparse files), and what
-    is left of a large one is jumped over by `seek`, which moves the source. `passed_over` counts, by kind,
+    is left of a large one is jumped over by `seek`, which moves the source. `bare`: while it says so, all is
+    read and checked, but those of plain members are empty, too. `passed_over` counts, by kind,
     what is no file; `like` remembers headers for another scan.
     """
     feed = Feed(source, start, blocks=blocks, block_bytes=block_bytes, views=payloads, seek=seek)
@@ -109,6 +111,7 @@ def scan(
         span=span,
         copy=copy,
         payloads=payloads,
+        bare=bare,
         links=links,
         like=Likeness() if like is None else like,
         passed_over={} if passed_over is None else passed_over,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from wlshard.errors import TarError
@@ -33,13 +34,14 @@ class Tape:
         span: bool,
         copy: bool,
         payloads: bool,
+        bare: Callable[[], bool],
         links: Links | None,
         like: Likeness,
         passed_over: dict[str, int],
         max_member_bytes: int,
     ) -> None:
         self.feed, self.links, self.like, self.passed_over = feed, links, like, passed_over
-        self.span, self.copy, self.payloads = span, copy, payloads
+        self.span, self.copy, self.payloads, self.bare = span, copy, payloads, bare
         self.max_member_bytes = max_member_bytes
         self.begin = feed.at  # of the entry being read
         self.resume_at: int | None = None  # where the pass goes on after a fault, if that is known
@@ -50,12 +52,13 @@ class Tape:
 
     def common(self, members: list[RawMember]) -> None:
         """Take the members in memory that are like the last one."""
-        plain = self.announced is None and not self.ending and not self.standing
-        if not plain:
+        if self.announced is not None or self.ending or self.standing:
             return
-        if not self.payloads:
+        if self.payloads and self.max_member_bytes < self.feed.block_bytes:
+            return
+        if not self.payloads or self.bare():
             hop_common(self.feed, self.like, members, self.max_member_bytes)
-        elif self.max_member_bytes >= self.feed.block_bytes:
+        else:
             take_common(self.feed, self.like, self.copy, members)
 
     def uncommon(self, members: list[RawMember]) -> bool:
