@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -19,12 +20,13 @@ from urllib.parse import unquote
 
 import pytest
 from ais import AisGateway
-from faulty import FaultyServer, Handler, faulty, takes_its_time
+from faulty import FaultyServer, Handler, answers, faulty, takes_its_time
 from servers import WebServer
 
 from wlshard import Loader, ShardWriter, samples
 from wlshard.errors import NotFound, StoreUnavailable, WlshardError
 from wlshard.shards.access import ShardAccess
+from wlshard.shards.reader import open_shard
 from wlshard.store import cache as cache_module
 from wlshard.store import cached, options
 from wlshard.store.cache import BLOCK_BYTES, Cache
@@ -470,3 +472,102 @@ def test_a_block_has_its_size_with_its_last_byte(
     monkeypatch.setattr(cache_module, "write_all", seen)
     labels(f"{door.url}/cached/x-000000.tar", **cache)
     assert sizes == [0, 0]
+
+
+NO_WRITING = {
+    "wlshard.store.cache.write_all": OSError(errno.EIO, "Input/output error"),
+    "os.rename": OSError(errno.ENOSPC, "No space left on device"),
+    "os.utime": OSError(errno.EROFS, "Read-only file system"),
+}
+
+
+@pytest.mark.parametrize("name", NO_WRITING)
+def test_a_write_that_fails_ends_the_cache_not_the_reading(
+    door: FaultyServer,
+    shards: str,
+    cache: dict[str, object],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise NO_WRITING[name]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(name, fails)
+        for _ in range(2):
+            assert labels(f"{door.url}/{shards}", **cache) == list(range(SAMPLES))
+    assert caplog.text.count("reading goes on without it") == 1
+    assert not list(Path(str(cache["cache_dir"])).glob("shards/*/*"))
+
+
+def test_where_no_thread_can_be_had_what_is_read_is_kept_all_the_same(
+    door: FaultyServer, shards: str, cache: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as crowded:
+        crowded.setattr(cached.futures.ThreadPoolExecutor, "submit", none_left)
+        assert labels(f"{door.url}/cached/x-000000.tar", **cache) == list(range(SAMPLES // SHARDS))
+    door.requests.clear()
+    assert labels(f"{door.url}/cached/x-000000.tar", **cache) == list(range(SAMPLES // SHARDS))
+    assert not asked(door)
+
+
+class Slow:
+    """Writes nothing before it is let."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.began, self.let = threading.Event(), threading.Event()
+        self._write_all = cache_module.write_all
+        monkeypatch.setattr(cache_module, "write_all", self)
+
+    def __call__(self, fd: int, parts: Any, at: int) -> int:
+        self.began.set()
+        assert self.let.wait(20)
+        return self._write_all(fd, parts, at)
+
+
+def test_who_leaves_while_a_block_is_written_leaves_it_whole(
+    door: FaultyServer, shards: str, cache: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    rows = iter(samples(f"{door.url}/cached/x-000000.tar", fields="cls", **cache))
+    assert next(rows) == (0,)
+    assert slow.began.wait(20)
+    leaving = threading.Thread(target=rows.close)
+    leaving.start()
+    slow.let.set()
+    leaving.join()
+    (block,) = Path(str(cache["cache_dir"])).glob("shards/*/*")
+    assert (block.name, block.stat().st_size) == ("00000000", BLOCK_BYTES)
+
+
+def test_a_block_that_is_being_written_is_not_read_into_after_an_error(
+    door: FaultyServer,
+    shards: str,
+    cache: dict[str, object],
+    nginx: WebServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options.use_options(None, **cache)
+    slow, block = Slow(monkeypatch), memoryview(bytearray(BLOCK_BYTES))
+    gone = answers(404)
+    door.fault = lambda handler: "=0-" not in str(handler.headers["Range"]) and gone(handler)
+    with open_shard(f"{door.url}/cached/x-000000.tar", cached=True) as reader:
+        assert reader.readinto(block) == BLOCK_BYTES
+        assert slow.began.wait(20)
+        with pytest.raises(NotFound):
+            reader.readinto(block)
+        rest = (nginx.folder / "cached" / "x-000000.tar").read_bytes()[BLOCK_BYTES:]
+        (folder,) = Path(str(cache["cache_dir"])).glob("shards/*/")
+        (folder / "00000001").write_bytes(rest)  # another process has fetched it meanwhile
+        reading = threading.Thread(target=reader.readinto, args=(block,))
+        reading.start()
+        reading.join(0.2)
+        slow.let.set()
+        reading.join()
+    assert (folder / "00000000").read_bytes() + rest == (
+        nginx.folder / "cached" / "x-000000.tar"
+    ).read_bytes()

@@ -82,8 +82,7 @@ class Cache:
         if self._off or key in self._claims:
             return True
         with suppress(OSError):  # what cannot be locked is fetched
-            os.makedirs(place, exist_ok=True)
-            lock = FileLock(os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+            lock = FileLock(_open_new(name))
             while lock.acquire() is False:
                 if clock.monotonic() >= until:
                     lock.close()
@@ -122,10 +121,7 @@ class Cache:
 
     def _reserve(self, scratch: str, size: int) -> int:
         """Make room and open a file that is to have this size: from now on it counts."""
-        os.makedirs(self.folder, exist_ok=True)
-        lock = FileLock(
-            os.open(os.path.join(self.folder, "bytes"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        )
+        lock = FileLock(_open_new(os.path.join(self.folder, "bytes")))
         try:
             lock.acquire(wait=True)
             told = os.pread(lock.fd, 20, 0)
@@ -133,8 +129,7 @@ class Cache:
             if used + size > self._limit_bytes:
                 used = self._make_room(max(0, self._limit_bytes - self._limit_bytes // _ROOM - size))
             os.pwrite(lock.fd, b"%020d" % (used + size), 0)
-            os.makedirs(os.path.dirname(scratch), exist_ok=True)
-            return os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            return _open_new(scratch, os.O_EXCL)
         finally:
             lock.close()
 
@@ -186,6 +181,15 @@ class Cache:
 
 def _path(place: str, number: int) -> str:
     return f"{place}/{number:08d}"
+
+
+def _open_new(path: str, flags: int = 0) -> int:
+    """Open a file to be written, made with its folder if they are not there."""
+    flags |= os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    with suppress(FileNotFoundError):
+        return os.open(path, flags, 0o666)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return os.open(path, flags, 0o666)
 
 
 def _note_use(fd: int) -> None:

@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Callable
 from concurrent import futures
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -71,6 +72,8 @@ class CachedReader:
                 source.read_ahead()
 
     def _load(self, number: int) -> None:
+        if self._number < 0:  # an error came between: the next buffer may be the one that is being written
+            self._wait()
         self._number = -1
         self._spare, self._block = self._block, self._spare
         block = memoryview(self._block.obj if self._block else bytearray(BLOCK_BYTES))
@@ -103,8 +106,9 @@ class CachedReader:
         self._wait()
         if self._end is None and (number + 1) * BLOCK_BYTES < self.bytes:
             self._writer = self._writer or futures.ThreadPoolExecutor(1, "wlshard cache")
-            self._written = self._writer.submit(self._keep, number, block)
-        else:
+            with suppress(RuntimeError):  # no more threads, or none at the process's end
+                self._written = self._writer.submit(self._keep, number, block)
+        if self._written is None:
             self._keep(number, block)
 
     def _keep(self, number: int, block: memoryview) -> None:
