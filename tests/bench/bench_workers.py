@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,8 @@ import numpy as np
 from warm import warm_memory
 
 from wlshard import Loader, Pool, ShardWriter
+from wlshard.workers.memory import Memory, shared_file
+from wlshard.workers.slots import FILL_BYTES, SLOTS
 
 WORKERS = 2
 Contender = Callable[[], float]  # gives samples, or bytes, a second
@@ -94,6 +97,44 @@ class Arrays:
         return self.arrays[number % len(self.arrays)]
 
 
+def bare(sources: list[np.ndarray], size: int, batches: int) -> float:
+    """Give the bytes/s of two processes that copy batches into slots, and of this one that looks at them."""
+    each = max(1, FILL_BYTES // size)  # batches a message
+    messages = (batches + warm(batches)) // (WORKERS * each)
+    rings: list[tuple[list[np.ndarray], socket.socket]] = []
+    for _ in range(WORKERS):
+        ours, theirs = socket.socketpair()
+        ring = []
+        for _ in range(SLOTS):
+            memory = Memory(fd := shared_file(size * each), size * each)
+            os.close(fd)
+            memory.fill()
+            ring.append(memory.whole())
+        rings.append((ring, ours))
+        ours.send(b"." * SLOTS)
+        if os.fork() == 0:
+            for message in range(messages):
+                theirs.recv(1)
+                for number, row in enumerate(ring[message % SLOTS].reshape(-1, sources[0].size)):
+                    row[:] = sources[number % len(sources)]
+                theirs.send(b".")
+            os._exit(0)
+    start, before = 0.0, messages // 5
+    for message in range(messages):
+        if message == before:
+            start = time.perf_counter()
+        for ring, end in rings:
+            end.recv(1)
+            touch(ring[message % SLOTS])
+            if message + SLOTS < messages:
+                end.send(b".")
+    seconds = time.perf_counter() - start
+    for _, end in rings:
+        end.close()
+        os.wait()
+    return (messages - before) * WORKERS * each * size / seconds
+
+
 def transport(rounds: int, quick: bool) -> None:
     from torch.utils.data import DataLoader
 
@@ -124,9 +165,12 @@ def transport(rounds: int, quick: bool) -> None:
                 target[:] = source
             return 2**20 * mebibytes * batches / (time.perf_counter() - start) / 1e9
 
+        def limit(arrays: list = arrays, size: int = 2**20 * mebibytes, batches: int = batches) -> float:
+            return bare(arrays, size, batches) / 1e9
+
         compare(
             f"batches of {mebibytes} MiB", "GB/s", rounds, "DataLoader",
-            {"DataLoader": theirs, "Loader": ours, "memory copy": copy},
+            {"DataLoader": theirs, "Loader": ours, "copied by two, looked at": limit, "memory copy": copy},
         )  # fmt: skip
 
 

@@ -172,7 +172,7 @@ class Crew:
         asked = recipe.collate_fn is not None or recipe.decode is False
         first, self._pickled = not self._pickled, self._pickled + bool(lists)
         if lists and first and not asked:
-            named = ", ".join(f"{name} ({_kind(column[0])})" for name, column in lists.items())
+            named = ", ".join(f"{name} ({_kind(column)})" for name, column in lists.items())
             warnings.warn(
                 f"field {named}: a list, not an array; it is pickled between processes, which is slower. Pad "
                 "or encode it in transform=, leave it out by fields=, or make the list by collate_fn=",
@@ -258,8 +258,9 @@ class Shift:
         self.data.skipped.faults = max(self.data.skipped.faults, self._crew.damage())
 
 
-def _kind(value: Any) -> str:
-    return f"{type(value).__name__}{f' {tuple(value.shape)}, …' if hasattr(value, 'shape') else ''}"
+def _kind(column: list[Any]) -> str:
+    shape = getattr(column[0], "shape", None) if column else None
+    return "empty" if not column else f"{type(column[0]).__name__}{f' {tuple(shape)}, …' if shape else ''}"
 
 
 def _never(*_: object) -> NoReturn:
