@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn, Self
 
 import click
 from click.shell_completion import CompletionItem, shell_complete
@@ -71,6 +72,9 @@ class Command(click.Command):
         if variable in os.environ:
             sys.exit(shell_complete(self, {}, name, variable, os.environ[variable]))
         take_streams()
+        gc.set_threshold(
+            10_000
+        )  # what is read lives for a moment: the usual 700 would have all of it looked at
         sys.exit(run(name, argv, lambda: self._run(name, argv)))
 
     def _run(self, name: str, argv: list[str]) -> int:
@@ -181,10 +185,36 @@ def tell(name: str, result: Mapping[str, Any], text: str, *, as_json: bool) -> N
 
 def progress(unit: str, total: int | None = None, *, desc: str | None = None, of: Any = None) -> Any:
     """Give a bar of tqdm's, which is drawn on a terminal only; it yields what it is `of`."""
+    if not sys.stderr.isatty():
+        return _Undrawn(of)
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # no thread of its own
-    return tqdm(of, desc, total, unit=unit, unit_scale=unit == "B", unit_divisor=1024, disable=None)
+    return tqdm(of, desc, total, unit=unit, unit_scale=unit == "B", unit_divisor=1024)
+
+
+class _Undrawn:
+    """What a bar is where there is no terminal; tqdm takes 20 ms to import."""
+
+    n, total, disable = 0, None, True
+
+    def __init__(self, of: Any) -> None:
+        self._of = of
+
+    def update(self, count: int = 1) -> None: ...
+    def set_postfix(self, **_: object) -> None: ...
+    def close(self) -> None: ...
+
+    def write(self, text: str, file: IO[str]) -> None:
+        print(text, file=file)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._of)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 def _wants_json(argv: Sequence[str]) -> bool:

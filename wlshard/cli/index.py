@@ -64,12 +64,10 @@ def main(shards: tuple[str, ...], missing: bool, output: str | None, force: bool
 
 
 def _write_one(urls: Sequence[str], output: str, force: bool) -> dict[str, Any]:
-    from tqdm import tqdm
-
     from wlshard.shards.dataset import write_dataset
 
     steps = write_dataset(urls, output, force=force)
-    samples = sum(tqdm(steps, total=len(urls), unit=" shards", disable=not sys.stderr.isatty()))
+    samples = sum(progress(" shards", len(urls), of=steps))
     return {"shards": len(urls), "samples": samples, "indexes": [output]}
 
 
