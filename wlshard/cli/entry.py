@@ -72,9 +72,7 @@ class Command(click.Command):
         if variable in os.environ:
             sys.exit(shell_complete(self, {}, name, variable, os.environ[variable]))
         take_streams()
-        gc.set_threshold(
-            10_000
-        )  # what is read lives for a moment: the usual 700 would have all of it looked at
+        gc.set_threshold(10_000)  # what is read lives for a moment: at the usual 700 all is looked at
         sys.exit(run(name, argv, lambda: self._run(name, argv)))
 
     def _run(self, name: str, argv: list[str]) -> int:
