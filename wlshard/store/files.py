@@ -13,6 +13,9 @@ from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError,
 from wlshard.store.base import Buffer
 
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
+# At a time. For more, Linux takes large pages for the file; a virtual machine often has given those back to
+# its host, and to touch them again costs ten times as much as a page that was used a moment ago.
+_WRITE_BYTES = 1 << 16
 _ADVICE: dict[int, tuple[type[WlshardError], str]] = {
     errno.ENOENT: (NotFound, "does not exist: check the name"),
     errno.ENOTDIR: (NotFound, "does not exist: a part of its path is a file, not a folder"),
@@ -55,7 +58,12 @@ def write_all(fd: int, parts: Sequence[Buffer], at: int) -> int:
     todo = [memoryview(part).cast("B") for part in parts]
     first = 0
     while first < len(todo):
-        count = os.pwritev(fd, todo[first : first + _IOV_MAX], at)
+        last, size = first, 0
+        while (
+            last < len(todo) and last - first < _IOV_MAX and (size := size + len(todo[last])) <= _WRITE_BYTES
+        ):
+            last += 1
+        count = os.pwritev(fd, todo[first:last] or [todo[first][:_WRITE_BYTES]], at)
         at += count
         while first < len(todo) and count >= len(todo[first]):
             count -= len(todo[first])
