@@ -50,7 +50,11 @@ class Bucket:
                 before()
             answer = send(pool, *args, **options)
             if number == at:
-                after()
+                try:
+                    after()
+                except Dead:
+                    answer.close()  # nobody else will
+                    raise
             return answer
 
         with patch.object(HTTPConnectionPool, "urlopen", urlopen):
