@@ -61,10 +61,10 @@ def _launch(start: Start, sent: Start | bytes, start_method: str) -> Worker:
     except BaseException as error:
         ours.close()
         cord.close()
-        if isinstance(error, EOFError | ConnectionError):
+        if isinstance(error, EOFError | ConnectionError | ProcessLookupError):
             raise WorkerDied(
-                f"worker {start.number} could not be started, for the server that forks it has ended: begin "
-                "again, it will be started anew"
+                f"worker {start.number} could not be started, for it or the server that forks it has ended: "
+                "begin again, it will be started anew"
             ) from error
         raise
     finally:
