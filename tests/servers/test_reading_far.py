@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
 import time
@@ -89,6 +90,17 @@ def test_a_consumer_that_leaves_early_leaves_nothing_open(door: FaultyServer, sh
     for count, _ in enumerate(samples(f"{door.url}/bare/{shards}")):
         if count == 25:
             break
+
+
+def test_a_loader_that_is_left_early_waits_for_no_garbage_collector(door: FaultyServer, shards: str) -> None:
+    gc.disable()
+    try:
+        with Loader(f"{door.url}/far/{shards}", "cls") as loader:
+            rows = iter(loader)
+            next(rows)
+        assert not [thread.name for thread in threading.enumerate() if "wlshard" in thread.name]
+    finally:
+        gc.enable()
 
 
 def test_a_shard_that_is_missing_is_told_in_its_turn(door: FaultyServer, shards: str) -> None:
