@@ -1,4 +1,4 @@
-"""Read shards: small samples against webdataset and `tar xO`, volumes against cat, memory on a big shard.
+"""Read shards: small samples against webdataset and tar, volumes against cat, memory on a big shard.
 
     python tests/bench/bench_read.py [--quick] [--folder DIR]
 
@@ -104,6 +104,18 @@ def program(command: str, urls: list[str], units: int) -> Contender:
     return run
 
 
+def indexed(urls: list[str], units: int) -> Contender:
+    command = [sys.executable, "-P", "-m", "wlshard.cli.index", "--force", *urls]
+    compiled = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}  # as an installed package is
+
+    def run() -> float:
+        start = time.perf_counter()
+        subprocess.run(command, env=compiled, capture_output=True, check=True)
+        return units / (time.perf_counter() - start)
+
+    return run
+
+
 def look(sample: dict[str, object]) -> int:
     """Look at every byte of a sample, as a decoder would; keep nothing."""
     import numpy as np
@@ -199,6 +211,8 @@ def main() -> None:
         title = f"read {samples:,} × (3 kB jpg, cls, json)"
         show(title, "samples/s", 1, "webdataset", speeds)
         show(title, "samples/s", 1, "tar xO", speeds)
+        both = {"wl-index": indexed(urls, samples), "tar tf": program("tar tf", urls, samples)}
+        show(f"list {samples:,} × (3 kB jpg, cls, json)", "samples/s", 1, "tar tf", measure(both, rounds))
         urls = write_volumes(folder, count)
         large = {
             "wlshard, every byte touched": touched(urls),
