@@ -148,6 +148,9 @@ def both(number: int) -> list[bytes]:
             (b"%04d b", A[1]), (b"d.e/%04d", A[1]), (b"%04d\0", A[1]), (b"", A[1]))),
         *([(A, 1, 1), ((name, fields), 20, 1)] for name, fields in STYLES),
         [(A, 20, 1), *both(25), (A, 20, 1)],  # a key comes back
+        [bytes(512), member(b"no-field"), (A, 20, 1)],  # damage, and no sample right behind it
+        [bytes(512), member(b"8\0" + b"8" * 50 + b".x"), (A, 20, 1)],
+        [member(b"._0.x"), bytes(512), member(b"8\0" + b"8" * 50 + b".x"), (A, 20, 1)],
         [(A, 20, 1), *both(5), (A, 20, 1), member(b"0045.cls")],
         [(A, 40, 1), *[one for n in range(60, 20, -1) for one in both(n)]],
         [(A, 20, 1), *[one for n in range(5, 20) for one in both(n)]],

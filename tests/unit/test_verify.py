@@ -207,6 +207,14 @@ def test_an_index_that_disagrees_is_a_fault_for_each_sample(
         assert faults[0].offset == 2048
 
 
+def test_fields_with_blanks_are_told_as_others_are(tmp_path: Path) -> None:
+    (tmp_path / "x.idx").write_bytes(b"v1.2 1\nx 512 600 a.x\n")
+    shard = b"".join(member(b"%d.a 5" % n, b"1") for n in range(3)) + END
+    assert [(fault.kind, fault.offset) for fault in found(tmp_path, shard)] == [
+        ("index", 512), ("index", 1536), ("index", 2560)
+    ]  # fmt: skip
+
+
 # against strict reading
 
 

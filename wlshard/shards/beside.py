@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from wlshard.errors import TarError, printable
-from wlshard.sample import split_name
+from wlshard.sample import KEY, Sample, split_name
 from wlshard.shards.runs import Run
 from wlshard.store.base import Reader
 from wlshard.store.connect import locate
@@ -38,26 +38,33 @@ class IndexBeside:
         else:
             self._fault("not `v1.2 <samples>` or `v1.1 <samples>`, so that nothing was compared")
 
-    def compare(self, key: str, entries: list[str]) -> None:
+    def compare(self, sample: Sample, entries: list[str]) -> None:
         """Compare the next whole sample, whose entries are these."""
-        self._meet(key, " ".join(entries if self._width == 4 else map(without_name, entries)) + "\n")
+        line = " ".join(entries if self._width == 4 else map(without_name, entries)) + "\n"
+        if self._line == line:
+            self._next()
+        else:
+            self._differs(sample[KEY], line, list(sample)[2])
 
     def compare_run(self, run: Run) -> None:
         """Compare the next whole samples."""
         for key, line in zip(run.keys, run.lines(self._width == 4, "\n"), strict=True):
-            self._meet(key, line)
+            if self._line == line:
+                self._next()
+            else:
+                self._differs(key, line, run.fields[0])
 
-    def _meet(self, key: str, line: str) -> None:
+    def _differs(self, key: str, line: str, field: str) -> None:
+        """Tell how a sample is not what comes next. field: its first, which may hold blanks."""
         if not self._width:
             return
-        if self._line != line:
-            begin = int(line.split(" ", 2)[1])
-            found = self._skip_to(begin)
-            if found is None or found > begin:
-                self._fault("this sample is not in it", key, begin)
-                return
-            if self._as_ours(self._line) != self._as_ours(line):
-                self._fault(f"it says `{_shown(self._line)}`, the tar `{_shown(line)}`", key, begin)
+        begin = int(line[len(field) + 1 :].split(" ", 1)[0])
+        found = self._skip_to(begin)
+        if found is None or found > begin:
+            self._fault("this sample is not in it", key, begin)
+            return
+        if self._as_ours(self._line) != self._as_ours(line):
+            self._fault(f"it says `{_shown(self._line)}`, the tar `{_shown(line)}`", key, begin)
         self._next()
 
     def end(self) -> None:

@@ -111,7 +111,7 @@ class Grouper:
                 continue
             rest = found._replace(members=found.members[run.begin :])
             yield found._replace(members=found.members[: run.begin])
-            if self._keys.ascending and self._keys.last < run.raw_keys[0]:
+            if self._keys.ascending and self._keys.last < run.raw_keys[0] and not self._doubt:
                 yield Found([], found.at, follows=rest.members[0][0][: found.name_bytes])
                 self._keys.extend(run.raw_keys)
                 self.tally.samples += len(run.keys)

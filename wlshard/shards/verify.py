@@ -225,7 +225,7 @@ def _verify(
     for sample in grouper.samples(steps):
         key = sample[KEY]
         if index is not None:
-            index.compare(key, grouper.entries)
+            index.compare(sample, grouper.entries)
         _note_odd(key, found)
         if look is not None and not look(sample):
             look, grouper.on_run = None, take
