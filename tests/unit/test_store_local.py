@@ -12,10 +12,13 @@ import sys
 import traceback
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wlshard import clock
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError
 from wlshard.store.connect import connect, is_local, local_path, locate
+from wlshard.store.files import write_all
 from wlshard.store.local import NEWBORN_S
 
 
@@ -99,6 +102,20 @@ def test_short_writes_are_continued(store, monkeypatch):
     monkeypatch.setattr(os, "pwritev", lambda fd, parts, at: real(fd, [memoryview(parts[0])[:3]], at))
     store.put("a", b"more than three bytes")
     assert store.read("a") == b"more than three bytes"
+
+
+@given(sizes=st.lists(st.sampled_from([0, 1, 511, 70_000, 126_976, 126_977, 300_001]), max_size=6))
+def test_no_write_is_as_large_as_the_pages_that_a_host_takes_back(tmp_path_factory, sizes):
+    written, real = [], os.pwritev
+    parts = [bytes([number]) * size for number, size in enumerate(sizes)]
+    with (
+        (tmp_path_factory.getbasetemp() / "pieces").open("w+b") as file,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(os, "pwritev", lambda fd, some, at: written.append(real(fd, some, at)) or written[-1])
+        assert write_all(file.fileno(), parts, 0) == sum(sizes)
+        assert file.read() == b"".join(parts)
+    assert max(written, default=0) < 1 << 17
 
 
 def test_the_umask_holds(store):
