@@ -18,7 +18,7 @@ from wlshard.errors import NotFound, TarError, WlshardError
 from wlshard.shards.access import ShardAccess
 from wlshard.shards.indexing import write_index
 from wlshard.shards.reader import read_samples
-from wlshard.shards.verify import LISTED, Fault, Findings, verify
+from wlshard.shards.verify import LISTED, ODD_KEY, Fault, Findings, verify
 from wlshard.shards.writer import RollingWriter, TemplateTarget
 from wlshard.store.connect import connect
 
@@ -213,6 +213,14 @@ def test_fields_with_blanks_are_told_as_others_are(tmp_path: Path) -> None:
     assert [(fault.kind, fault.offset) for fault in found(tmp_path, shard)] == [
         ("index", 512), ("index", 1536), ("index", 2560)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [b"/%04d", b"d\x01%04d", b"d/%04d", b"d-%04d"])
+def test_keys_that_are_odd_are_noted_one_by_one(tmp_path: Path, key: bytes) -> None:
+    (tmp_path / "x.tar").write_bytes(b"".join(member((key + b".x") % n, b"1") for n in range(20)) + END)
+    odd = 0 if key.startswith((b"d/", b"d-")) else 20
+    for _ in range(2):  # fields are known the second time
+        assert verify([str(tmp_path / "x.tar")]).notes[ODD_KEY] == odd
 
 
 # against strict reading

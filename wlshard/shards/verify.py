@@ -218,7 +218,8 @@ def _verify(
     def take(run: Run) -> None:
         if index is not None:
             index.compare_run(run)
-        for key in () if "".join(run.keys).isalnum() else run.keys:
+        whole = "".join(run.keys)
+        for key in run.keys if "/" in whole or not whole.isprintable() else ():
             _note_odd(key, found)
 
     grouper.on_run = None if look else take
