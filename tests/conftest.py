@@ -73,6 +73,7 @@ def nothing_is_left_behind() -> Iterator[None]:
     left = things_held() - before
     if left:
         gc.collect()  # a caught exception's traceback may hold frames, and they what they had open
+        end_feeders()
         left = things_held() - before
         left -= mapped_by_others(left)
     assert not left, f"left behind: {sorted(left)}"
@@ -83,6 +84,13 @@ def end_connections() -> None:
     for module in ("wlshard.store.wire", "wlshard.store.s3"):
         if module in sys.modules:
             sys.modules[module].forget_connections()
+
+
+def end_feeders() -> None:
+    """Wait for the threads of multiprocessing's queues: torch closes its own and does not wait for them."""
+    for thread in threading.enumerate():
+        if thread.name == "QueueFeederThread":
+            thread.join(5)
 
 
 def things_held() -> set[str]:
