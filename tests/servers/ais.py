@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from servers import serving
+
 PAGE = 3
 
 
@@ -121,17 +123,5 @@ def aistore() -> Iterator[AisGateway]:
     """Run both inside the block; give the gateway."""
     objects: dict[str, tuple[bytes, int]] = {}
     with ExitStack() as stack:
-        node = stack.enter_context(_serving(AisGateway(objects)))
-        yield stack.enter_context(_serving(AisGateway(objects, node.url)))
-
-
-@contextmanager
-def _serving(server: AisGateway) -> Iterator[AisGateway]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        node = stack.enter_context(serving(AisGateway(objects)))
+        yield stack.enter_context(serving(AisGateway(objects, node.url)))

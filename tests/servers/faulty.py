@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+from servers import serving
+
 HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "server", "date"}
 
 
@@ -101,15 +103,8 @@ class FaultyServer(ThreadingHTTPServer):
 @contextmanager
 def faulty(backend: str) -> Iterator[FaultyServer]:
     """Run one inside the block."""
-    server = FaultyServer(backend)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(FaultyServer(backend)) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def reading(handler: Handler) -> bool:

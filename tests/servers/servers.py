@@ -5,13 +5,17 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from socketserver import BaseServer
+from typing import NamedTuple, TypeVar
 
 import pytest
+
+Server = TypeVar("Server", bound=BaseServer)
 
 START_S = 30.0
 NGINX = """daemon off; worker_processes 1; pid nginx.pid; error_log error.log; {user}
@@ -53,6 +57,19 @@ def running(command: list[str], port: int, log: Path) -> Iterator[None]:
             yield
         finally:
             server.terminate()
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[Server]:
+    """Let a server of our own answer inside the block, from a thread."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:

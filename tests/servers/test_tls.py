@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 from faulty import faulty
-from servers import program
+from servers import program, serving
 
 from wlshard.errors import StoreUnavailable
 from wlshard.store import patience
@@ -45,7 +44,7 @@ class TlsServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(folder: Path, host: str) -> Iterator[TlsServer]:
+def tls_server(folder: Path, host: str) -> Iterator[TlsServer]:
     """Serve with a certificate that nobody but itself has signed, in `folder`/cert.pem."""
     words = (
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout key.pem -out cert.pem"
@@ -56,14 +55,8 @@ def serving(folder: Path, host: str) -> Iterator[TlsServer]:
     server = TlsServer(("127.0.0.1", 0), Handler)
     server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture
@@ -88,7 +81,7 @@ def test_a_certificate_that_is_not_trusted_or_of_another_host_is_told_at_once(
     read: Callable[[str, str], bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with serving(tmp_path, host) as server:
+    with tls_server(tmp_path, host) as server:
         url = f"https://127.0.0.1:{server.server_port}"
         if "DNS" in host:
             for variable in ("SSL_CERT_FILE", "AWS_CA_BUNDLE"):
