@@ -181,3 +181,12 @@ def test_files_of_any_name_in_a_poor_locale(name: str, folder: Path) -> None:
         done = subprocess.run([*words(line), name], cwd=folder, env=env, capture_output=True)
         assert done.returncode == 0, done.stderr
         assert b"\x1b" not in done.stdout + done.stderr
+
+
+def test_the_users_code_finds_pythons_own_garbage_collector(folder: Path) -> None:
+    """A lazier one suits us; but in what user code leaves in cycles there may be volumes."""
+    code = "import gc; _['txt'] = repr(gc.get_threshold())"
+    done = run("map", "-c", code, "in.tar", "-o", "out.tar", cwd=folder)
+    assert done.returncode == 0
+    usual = subprocess.check_output([sys.executable, "-c", "import gc; print(gc.get_threshold(), end='')"])
+    assert {fields["txt"] for _, fields in contents(folder / "out.tar")} == {usual}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,7 +71,6 @@ class Command(click.Command):
         if variable in os.environ:
             sys.exit(shell_complete(self, {}, name, variable, os.environ[variable]))
         take_streams()
-        gc.set_threshold(10_000)  # what is read lives for a moment: at the usual 700 all is looked at
         sys.exit(run(name, argv, lambda: self._run(name, argv)))
 
     def _run(self, name: str, argv: list[str]) -> int:
