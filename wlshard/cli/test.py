@@ -104,7 +104,7 @@ def _throughput(
         found = measure(
             open_loader, seconds=seconds, steps=count, skip=skip, consumer_s=pause, once="-" in urls
         )
-    for text in {str(warning.message) for warning in warned}:
+    for text in dict.fromkeys(str(warning.message) for warning in warned):
         print(f"wl-test: {text}", file=sys.stderr)
     found |= {"batch": settings["batch_size"], "workers": settings["workers"]}
     if vs is not None:

@@ -63,7 +63,7 @@ class Generations:
     def is_open(self, generation: int) -> bool:
         """Tell whether who has a lease on a generation may read it: neither condemned nor retired.
 
-        Far away both looks, of which each does on its own, are under way at once.
+        Far away both looks, either of which refuses alone, are under way at once.
         """
         if not self._lists:
             return not exists(self._store, condemned_name(generation)) and self.stub(generation) is None
