@@ -71,6 +71,27 @@ def test_the_order_is_the_same_for_any_number_of_workers(tmp_path, shuffle, batc
         assert same(batches(folder, workers, **options), expected), workers
 
 
+@pytest.mark.parametrize(
+    "options", [{"fields": "raw;bin"}, {"fields": "bin n.cls"}, {}, {"batch_size": None}]
+)
+def test_undecoded_fields_of_any_size_are_bytes(tmp_path, options) -> None:
+    sizes = [0, 0, 0, 0, 1, 0, 511, 70_000, 3, 3, 3, 3, 1 << 17, 1 << 18, 1 << 17, 1 << 17, 5]
+    with ShardWriter(f"{tmp_path}/x-%d.tar", shard_samples=6) as out:
+        for number, size in enumerate(sizes):
+            out.write({"__key__": f"{number:04d}", "bin": bytes([number]) * size, "n.cls": number})
+    for shuffle in (0, 20):
+        expected = batches(f"{tmp_path}/x-*.tar", 0, decode=False, shuffle=shuffle, **options)
+        for workers in (1, 2):
+            found = batches(f"{tmp_path}/x-*.tar", workers, decode=False, shuffle=shuffle, **options)
+            assert repr(found) == repr(expected)  # a view equals the bytes that it shows
+
+
+def test_arrays_without_elements_arrive(tmp_path) -> None:
+    rows = [{"__key__": f"{n}", "__url__": "", "x": np.empty((0, 3), np.int16)} for n in range(8)]
+    assert same(batches(rows, 1), batches(rows, 0))
+    assert same(batches(rows, 2, fields="x x"), batches(rows, 0, fields="x x"))
+
+
 class InTurn:
     """The steps of so many workers, each made by the one whose it is, without processes."""
 

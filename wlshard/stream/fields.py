@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 from wlshard import seeds
@@ -36,12 +37,15 @@ def _field(name: str) -> str:
     return name if name.startswith("__") else name.lower()
 
 
-def preparer(fields: Fields, decode: bool | str, *, channels_first: bool = False) -> Prepare:
+def preparer(
+    fields: Fields, decode: bool | str, *, channels_first: bool = False, views: bool = False
+) -> Prepare:
     """Give the function that makes a decoded tuple of `fields`, or a dict of all fields, from a sample.
 
-    Undecoded fields are bytes (copied out of the block they were read into). Values that are no bytes (of
-    a source that holds values) pass as they are. channels_first: arrays of images are (C, H, W), grey ones
-    (1, H, W), views of what was decoded. Errors: NotFound for a field that is not there, CodecError.
+    Undecoded fields are bytes (copied out of the block they were read into); with `views` they are as they
+    came, for who copies them anyway. Values that are no bytes (of a source that holds values) pass as they
+    are. channels_first: arrays of images are (C, H, W), grey ones (1, H, W), views of what was decoded.
+    Errors: NotFound for a field that is not there, CodecError.
     """
     words = parse_fields(fields)
     if not isinstance(decode, bool | str):
@@ -49,6 +53,8 @@ def preparer(fields: Fields, decode: bool | str, *, channels_first: bool = False
     value: Callable[[Sample, str], Any] = _undecoded
     if decode is not False:
         value = partial(_decoded, decode, channels_first)
+    if decode is False and views:
+        return dict if words is None else _picker(words)
     if words is not None and decode is False and all(len(names) == 1 for names in words):
         return partial(_undecoded_fields, words)
     if words is not None:
@@ -64,6 +70,19 @@ def _picked(words: list[list[str]], value: Callable[[Sample, str], Any], sample:
         name = names[0]
         found.append(value(sample, name if name in sample else choose(sample, names)))
     return tuple(found)
+
+
+def _picker(words: list[list[str]]) -> Prepare:
+    pick = itemgetter(*(names[0] for names in words))
+
+    def picked(sample: Sample) -> tuple[Any, ...]:
+        try:
+            found = pick(sample)
+        except KeyError:
+            return tuple(sample[choose(sample, names)] for names in words)
+        return found if len(words) > 1 else (found,)
+
+    return picked
 
 
 def _undecoded_fields(words: list[list[str]], sample: Sample) -> tuple[Any, ...]:

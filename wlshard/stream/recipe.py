@@ -87,7 +87,10 @@ class Maker:
         self, recipe: Recipe, empty: Empty | None = None, watch: Callable[[Sample], None] | None = None
     ) -> None:
         convert, self._lists = recipe.convert, recipe.select is not None
-        prepare = preparer(recipe.fields, recipe.decode, channels_first=convert is not None)
+        # Whoever gives the memory copies what is undecoded into it, if no function is to see it before.
+        seen = recipe.transform, recipe.batch_transform, recipe.collate_fn, recipe.select, convert
+        views = empty is not None and not any(seen)
+        prepare = preparer(recipe.fields, recipe.decode, channels_first=convert is not None, views=views)
         if convert is not None and (recipe.transform is not None or recipe.collate_fn is not None):
             prepare = _then(prepare, convert)
         # Each sample where it might be the last that this process sees, else the first one of a step.

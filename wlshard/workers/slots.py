@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
+from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +21,10 @@ from wlshard.workers.memory import Bytes, Memory, shared_file
 FILL_BYTES = 1 << 23  # steps share a slot up to here: a message costs as much as copying a MiB or two
 SLOTS = 2  # of a worker: one is filled while the other is at the consumer's
 ALIGN_BYTES = 64
+LONG_BYTES = 1 << 16  # bytes this long are better not joined to others
 HEAD_BYTES = 1 << 13  # what of a batch is no array travels with the message up to here, else in the slot
 _NONE = np.empty(0, np.uint8)
+_BYTES = {bytes, memoryview}
 
 
 class Packed(NamedTuple):
@@ -156,7 +159,7 @@ class Filling:
             head, parts = [lay_out(layout)], step.value
         else:
             buffers: list[pickle.PickleBuffer] = []
-            head = _dumps(step.value, buffers)
+            head = _dumps(_joined(step.value), buffers)
             parts = [np.frombuffer(raw, np.uint8) if (raw := one.raw()).nbytes else _NONE for one in buffers]
         size = sum(map(len, head))
         inline = b"".join(head) if size <= HEAD_BYTES else None
@@ -233,10 +236,46 @@ def _address(array: Any) -> int:
     return address
 
 
+class _Column(NamedTuple):
+    """A column of short bytes on its way; layout: where they end, as `struct` has it."""
+
+    layout: str
+    data: bytes
+
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
+        return _cut, (self.layout, pickle.PickleBuffer(self.data))
+
+
+def _joined(value: Any) -> Any:
+    """Join the bytes, and views of bytes, in each column of a batch: one by one they take twice as long."""
+    if type(value) is tuple:
+        return tuple(map(_column, value))
+    return {name: _column(one) for name, one in value.items()} if type(value) is dict else _column(value)
+
+
+def _column(values: Any) -> Any:
+    if type(values) is not list or not set(map(type, values)) <= _BYTES:
+        return values
+    sizes = list(map(len, values))
+    if not sizes or sum(sizes) >= LONG_BYTES * len(sizes):
+        return values
+    data = b"".join(values)
+    if len(data) != sum(sizes):  # views of other things than bytes
+        return values
+    alike = len(set(sizes)) == 1
+    return _Column(f"{sizes[0]}s" * len(sizes) if alike else f"{'s'.join(map(str, sizes))}s", data)
+
+
+def _cut(layout: str, data: Any) -> list[bytes]:
+    return list(Struct(layout).unpack(data))
+
+
 class _Pickler(pickle.Pickler):
-    """Hands over torch's tensors as arrays: their own way is a copy through a file's format."""
+    """Hands over views as bytes, and torch's tensors as arrays: their own way is a copy as a file's."""
 
     def reducer_override(self, value: Any) -> Any:
+        if type(value) is memoryview:
+            return bytes, (pickle.PickleBuffer(value),)
         torch = sys.modules.get("torch")  # never imported here: who has tensors has imported it
         if torch is None or type(value) is not torch.Tensor:
             return NotImplemented

@@ -258,6 +258,7 @@ def _unpacked(packed: Packed, whole: Bytes | None) -> Any:
     if packed.plain and packed.head is not None:
         places = zip(laid_out(packed.head), packed.places, strict=True)
         return tuple([np.ndarray(shape, dtype, whole, at) for (shape, dtype), (at, _) in places])
-    views = [] if whole is None else [whole[at : at + size] for at, size in packed.places]
+    memory = np.empty(0, np.uint8) if whole is None else whole
+    views = [memory[at : at + size] for at, size in packed.places]
     head = views.pop().data if packed.head is None else packed.head
     return pickle.loads(head, buffers=views)  # noqa: S301 — from a process of our own
