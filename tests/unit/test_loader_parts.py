@@ -91,6 +91,33 @@ def test_an_error_comes_after_what_was_read_before_it_with_its_traceback() -> No
     ahead.close()
 
 
+def test_a_thread_that_is_for_slow_sources_begins_once_several_reads_have_waited(monkeypatch) -> None:
+    def source():
+        nonlocal waits
+        for number in range(40):
+            here.append(threading.current_thread() is threading.main_thread())
+            waits += number in (10, 20, 21)  # 20: two in more than sixteen, seldom enough
+            yield [number]
+
+    waits, here = 0, []
+    monkeypatch.setattr("wlshard.stream.ahead._waits", lambda: waits)
+    ahead = ReadAhead(source(), len, 1, only_if_slow=True)
+    found = []
+    for [item] in ahead:
+        found.append(item)
+        assert ahead.waited_s > 0
+        ahead.release(1)
+    assert found == list(range(40))
+    assert here == [True] * 40
+
+    waits, here = 0, []
+    ahead = ReadAhead(iter(source()), len, 1, only_if_slow=True)
+    monkeypatch.setattr("wlshard.stream.ahead._SELDOM", 1 << 30)
+    assert [item for [item] in ahead] == list(range(40))
+    assert here == [True] * 21 + [False] * 19
+    ahead.close()
+
+
 @pytest.mark.parametrize("limit", [0, 2])
 def test_what_the_source_holds_goes_with_close(limit) -> None:
     class Block:
@@ -207,7 +234,7 @@ def read_all(shape: Shape, samples: int, world: int = 1, sample_bytes: float | N
     shard = CountingShard(samples)
     data = data_of_rows([])
     data.shard = lambda _number: shard  # type: ignore[method-assign]
-    data.sample_bytes, data.read_bytes = sample_bytes, 2**20
+    data.sample_bytes, data.strip_bytes = sample_bytes, 2**20
     found = []
     for rank in range(world):
         order = Order(samples, shape, 0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from wlshard.shards.watch import took
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_THREAD = getattr(resource, "RUSAGE_THREAD", None)  # Linux has it
+_SELDOM = 8  # a thread is worth its switches if more than one read in so many waits
 TELL_S = 30.0  # a consumer that has waited this long says so, then at twice, four times, … that
 
 
@@ -26,10 +29,13 @@ class ReadAhead(Generic[T]):
     that the consumer has not `release`d, unless the consumer waits for it. An error of the source is raised
     by the `next()` that meets it, with the thread's traceback. `close()` ends and joins the thread; it may
     block until the read under way returns. `waited_s`: seconds that the consumer spent waiting.
-    Without a `limit` there is no thread: what is in memory anyway is taken as it is asked for.
+    Without a `limit` there is no thread: what is in memory anyway is taken as it is asked for. Nor is there
+    with `only_if_slow`, until the source has been seen to wait, as for a disk, when it was asked.
     """
 
-    def __init__(self, source: Iterator[T], weigh: Callable[[T], int], limit: int) -> None:
+    def __init__(
+        self, source: Iterator[T], weigh: Callable[[T], int], limit: int, *, only_if_slow: bool = False
+    ) -> None:
         self.waited_s = 0.0
         self._source = source
         self._weigh = weigh
@@ -38,6 +44,8 @@ class ReadAhead(Generic[T]):
         self._held = 0
         self._ready: deque[T] = deque()
         self._state = threading.Condition()
+        self._reads = self._slow_reads = 0  # by the consumer itself
+        self._here = only_if_slow and _THREAD is not None
         self._hungry = False  # the consumer waits
         self._closed = False
         self._ended = False
@@ -58,6 +66,8 @@ class ReadAhead(Generic[T]):
         if not self._limit:
             self._check_open()
             return next(self._source)
+        if self._here:
+            return self._read_here()
         if not self._ready:
             self._wait()
         if self._ready:
@@ -90,6 +100,20 @@ class ReadAhead(Generic[T]):
                 self._thread.join()
         self._ready.clear()
         self._source = iter(())  # and what it holds
+
+    def _read_here(self) -> T:
+        self._check_open()
+        began, waits = clock.monotonic(), _waits()
+        item = next(self._source)
+        seconds = clock.monotonic() - began
+        took(seconds)
+        self.waited_s += seconds
+        self._reads += 1
+        self._slow_reads += _waits() > waits
+        self._here = self._slow_reads <= 1 + self._reads // _SELDOM
+        with self._state:
+            self._held += self._weigh(item)
+        return item
 
     def _wait(self) -> None:
         if self._thread is None and not self._closed:
@@ -140,3 +164,9 @@ class ReadAhead(Generic[T]):
             while self._held >= self._limit and not self._closed and not (self._hungry and not self._ready):
                 self._state.wait()
             return not self._closed
+
+
+def _waits() -> int:
+    """Count how often this thread has given up its processor to wait."""
+    assert _THREAD is not None
+    return resource.getrusage(_THREAD).ru_nvcsw

@@ -26,10 +26,11 @@ from wlshard.tar.index import SizedShard
 
 T = TypeVar("T")
 
-# What a strip reads at a time, so that pieces of a few samples do not make as many requests. Of local files
-# the kernel is told besides what comes next (see ShardAccess): more would only hold more memory.
+# What is read at a time, so that pieces of a few samples do not make as many requests. Of local files the
+# kernel is told besides what comes next (see ShardAccess): to hold more of many strips than a processor's
+# cache has costs more than to ask more often.
 READ_BYTES = 2**20
-LOCAL_READ_BYTES = 2**18
+LOCAL_READ_BYTES, LOCAL_STRIP_BYTES = 2**18, 2**16
 
 FETCHERS = 32  # threads that fetch pieces from afar, each costs a round trip
 AHEAD_BYTES = 3 * FETCHERS * READ_BYTES // 2  # of pieces on their way, and a window more
@@ -133,10 +134,15 @@ class Data:
         self.each_gives = 1  # samples made of one that is stored
         self.remote = not all(name == "-" or is_local(name) for name in names)
         self.read_bytes = READ_BYTES if self.remote else LOCAL_READ_BYTES
+        self.strip_bytes = READ_BYTES if self.remote else LOCAL_STRIP_BYTES
         self.skipped = Tally()
         self._opener = opener
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._threads: tuple[int, ThreadPoolExecutor] | None = None  # of the process of this id
+
+    def piece_bytes(self, strips: int) -> int:
+        """Tell how much is read at a time of each of so many strips."""
+        return self.strip_bytes if strips > 1 else self.read_bytes
 
     def count(self, counts: Sequence[int | None], size_bytes: int | None) -> None:
         """Take the samples of each shard and the bytes of all."""

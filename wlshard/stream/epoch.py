@@ -26,6 +26,7 @@ from wlshard.stream.window import (
     steps_of,
     windows,
 )
+from wlshard.tar.blocks import is_reader
 
 STREAM_BYTES = 2**20  # a block of the tar reader, which holds two, or two members if they are larger
 # What Python holds besides a sample's payloads: a dict, its key, a view for each of three fields.
@@ -137,10 +138,11 @@ class Epoch:
             return None
         blocks = 2.0 * max(STREAM_BYTES, size)
         if not self._streams():
-            strips = self._lanes(shape.lanes or 1) * (shape.strips or 1)
-            blocks = strips * 2 * self.data.read_bytes
+            strips = shape.strips or 1
+            each = self.data.piece_bytes(strips)
+            blocks = self._lanes(shape.lanes or 1) * strips * 2 * each
             if self.data.remote:
-                blocks += AHEAD_BYTES + max(shape.window * size, (shape.strips or 1) * self.data.read_bytes)
+                blocks += AHEAD_BYTES + max(shape.window * size, strips * each)
         elif self.data.remote:
             blocks += FAR_BYTES
         samples = (self.held_samples + batches * shape.batch) * (size + SAMPLE_OBJECTS_BYTES)
@@ -172,7 +174,9 @@ class Epoch:
         self.held_samples = limit + order.window
         self._release_at = max(1, order.window // 2)
         held = 0 if data.in_memory else limit
-        self._ahead = ReadAhead(windows(order, share, read, ahead), Window.samples, held)
+        # A worker has no step to take meanwhile, and the kernel reads ahead of it.
+        here = is_reader() and not data.remote
+        self._ahead = ReadAhead(windows(order, share, read, ahead), Window.samples, held, only_if_slow=here)
         return steps_of(share, self._ahead)
 
     def _streamed(self) -> Iterator[tuple[list[Placed], int]]:

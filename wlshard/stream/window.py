@@ -28,8 +28,9 @@ class Strips:
         self._order = order
         self._line = line
         self._skip = skip
-        self._sample_bytes = data.sample_bytes or data.read_bytes
-        self.ahead = max(1, int(data.read_bytes / self._sample_bytes)) if ahead else 1
+        read_bytes = data.piece_bytes(order.strips)
+        self._sample_bytes = data.sample_bytes or read_bytes
+        self.ahead = max(1, int(read_bytes / self._sample_bytes)) if ahead else 1
         self._kept: dict[tuple[int, int], list[Placed]] = {}
         self._coming: dict[tuple[int, int, int], Future[memoryview | None]] = {}  # by shard, first, count
         self._begun: dict[tuple[int, int], int] = {}  # up to which place of the line
