@@ -6,6 +6,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
+from zlib import adler32
 
 from wlshard import clock
 from wlshard.codecs import encode
@@ -14,7 +15,7 @@ from wlshard.sample import Sample
 from wlshard.shards.naming import check_key, fields_of
 from wlshard.shards.scratch import Scratch
 from wlshard.store.base import Buffer, Draft
-from wlshard.tar.header import BLOCK, END_MARK, header_parts
+from wlshard.tar.header import BLOCK, END_MARK, FILE, LARGEST, checksums, header, lead, sizes
 from wlshard.tar.index import IndexText
 
 FLUSH_BYTES = 1 << 20
@@ -23,13 +24,23 @@ FLUSH_S = 0.2
 ROOM_BYTES = 16384
 # From here on a payload goes to the system as it is: copying it would cost more than one more part.
 LARGE_BYTES = 1 << 16
-_FILL = [bytes(size) for size in range(BLOCK)]
 
 
 @lru_cache(maxsize=4096)
-def _members_of(names: tuple[object, ...]) -> list[tuple[str, bytes]]:
-    """List the fields among a sample's names, sorted, each with the end of its member's name."""
-    return [(field, b"." + field.encode("utf-8", "surrogateescape")) for field in fields_of(names)]
+def _layout(
+    names: tuple[object, ...], width: int, named: bool
+) -> list[tuple[str, bytes, bytes, int, str, str]]:
+    """List the fields among a sample's names, sorted, and what its members have in common with others.
+
+    Of each the end of its name, what stands behind its stem of `width` bytes and its sum (see `tar.header`),
+    and how its entry in the index begins and, if `named`, ends.
+    """
+    found = list[tuple[str, bytes, bytes, int, str, str]]()
+    for field in fields_of(names):
+        suffix = b"." + field.encode("utf-8", "surrogateescape")
+        word = f" {field} " if found else f"{field} "
+        found.append((field, suffix, *lead(suffix, width), word, f".{field}" if named else ""))
+    return found
 
 
 def _flat(view: memoryview) -> Buffer:
@@ -85,9 +96,9 @@ class GrowingShard:
         value that does not encode.
         """
         name, pending, start = check_key(key), self._pending, self.end
-        mark = len(pending)
+        mark, named = len(pending), self._index.names(name)
         try:
-            entries, end, large, urgent = self._encode(name, sample, lasting)
+            line, end, large, urgent = self._encode(name, sample, lasting, named)
             if full := end > most_bytes - len(END_MARK) and start > 0:
                 del pending[mark:]
             elif name in self._keys:
@@ -102,7 +113,7 @@ class GrowingShard:
         if large:
             self._large = True
         self._keys.add(name)
-        self._index.add(name, entries)
+        self._index.add_line(line, named=named)
         self._ends.append(end)
         self.end = end
         try:
@@ -118,15 +129,16 @@ class GrowingShard:
             raise
         return True
 
-    def _encode(self, name: str, sample: Sample, lasting: bool) -> tuple[list[str], int, bool, bool]:
-        """Put a sample's members to what is pending; give their entries in the index, and where it ends.
+    def _encode(self, name: str, sample: Sample, lasting: bool, named: bool) -> tuple[str, int, bool, bool]:
+        """Put a sample's members to what is pending; give its line in the index, and where it ends.
 
         And whether some part is too large to copy, and whether one is not known to stay until a later flush.
         """
         stem, pending, at = name.encode("utf-8", "surrogateescape"), self._pending, self.end
-        entries: list[str] = []
+        # adler32's low half is 1 + the byte sum modulo 65521: exact for the stem of a name that fits a block.
+        stem_sum, called, line = (adler32(stem) & 0xFFFF) - 1, f" {name}" if named else "", ""
         large = urgent = False
-        for field, suffix in _members_of(tuple(sample)):
+        for field, suffix, before, before_sum, word, dotted in _layout(tuple(sample), len(stem), named):
             payload = sample[field]
             if type(payload) is memoryview:
                 if not (lasting and payload.readonly):  # a copy of a small one costs more than all the rest
@@ -134,18 +146,23 @@ class GrowingShard:
             elif type(payload) is not bytes:
                 payload = _encode(field, payload, name)
             size = len(payload)
-            header, fill = header_parts(stem + suffix, size), -size % BLOCK
-            at += BLOCK if len(header) > 1 else len(header[0])
-            entries.append(f"{field} {at} {size} {name}.{field}")
-            pending += header
-            pending += (payload, _FILL[fill])
-            at += size + fill
+            numbers, total, fill, room = sizes[size]
+            if before and size <= LARGEST:
+                at += BLOCK
+                checksum = checksums[total + before_sum + stem_sum]
+                pending += (stem, before, numbers, checksum, FILE, payload, fill)
+            else:
+                head = header(stem + suffix, size)
+                at += len(head)
+                pending += (head, payload, fill)
+            line = f"{line}{word}{at} {size}{called}{dotted}"
+            at += room
             if size >= LARGE_BYTES:
                 large = True
                 urgent = urgent or not (lasting and (type(payload) is bytes or payload.readonly))
-        if not entries:
+        if not line:
             raise GroupingError("a sample without fields leaves nothing in a shard: give it one", key=name)
-        return entries, at, large, urgent
+        return line, at, large, urgent
 
     def flush(self) -> None:
         """Write what is held; if the store refuses it is held on, and the scratch ends as it did before."""

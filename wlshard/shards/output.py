@@ -61,9 +61,11 @@ class OutputShard:
         GroupingError: a key that is missing, there already or not fit; CodecError: a value that does not
         encode. StoreUnavailable: the store refuses. BrokenPipeError: who read our stdout is gone.
         """
-        self.take(sample)
+        shard = self._shard
+        assert shard is not None, "entered"
+        shard.add(sample.get(KEY), sample, lasting=self._lasting)
 
-    def take(self, sample: Sample, most_bytes: int = 1 << 62) -> bool:
+    def take(self, sample: Sample, most_bytes: int) -> bool:
         """Do so unless the shard has samples and would be larger than this with one more: then give False."""
         shard = self._shard
         assert shard is not None, "entered"

@@ -5,8 +5,6 @@ Equal names and sizes give equal bytes. Format: POSIX.1-2001, "pax Interchange F
 
 from __future__ import annotations
 
-from zlib import adler32
-
 from wlshard.errors import TarError
 
 BLOCK = 512
@@ -14,19 +12,19 @@ END_MARK = bytes(2 * BLOCK)
 
 _MEMO = 1 << 14  # sizes
 
-# The size field holds 11 octal digits.
-_LARGEST = 8**11 - 1
+LARGEST = 8**11 - 1  # the size field holds 11 octal digits
 
 # Before the size: mode, uid, gid. After it: mtime. After the checksum: type; linkname, magic, version, user,
 # group, device numbers; prefix and the rest of the block.
 _BEFORE = b"0000444\0000000000\0000000000\0"
 _AFTER = b"\00000000000000\0"
 _MIDDLE = bytes(100) + b"ustar\00000" + bytes(80)
-_FILE = b"\0 0" + _MIDDLE + bytes(BLOCK - 345)
-_FILE_SUM = sum(_FILE)
+FILE = b"\0 0" + _MIDDLE + bytes(BLOCK - 345)
+_FILE_SUM = sum(FILE)
+_FILL = [bytes(size) for size in range(BLOCK)]
 
 
-class _Octal(dict[int, bytes]):
+class _Checksums(dict[int, bytes]):
     """Checksums as they are written; there are some 40,000."""
 
     def __missing__(self, number: int) -> bytes:
@@ -34,24 +32,31 @@ class _Octal(dict[int, bytes]):
         return digits
 
 
-class _Numbers(dict[int, tuple[bytes, int]]):
-    """All between name and checksum, by size, and what a file's checksum is more than its name's adler32.
+class _Sizes(dict[int, tuple[bytes, int, bytes, int]]):
+    """By a payload's size: what stands from the size to the checksum, what it adds to the checksum of a file,
+    the padding, and how many bytes payload and padding are."""
 
-    The checksum field counts as 8 blanks; one is in the rest. adler32's low half is 1 + the byte sum modulo
-    65521: exact for up to 256 bytes (256 × 255 < 65521).
-    """
-
-    def __missing__(self, size: int) -> tuple[bytes, int]:
+    def __missing__(self, size: int) -> tuple[bytes, int, bytes, int]:
         if len(self) >= _MEMO:
             self.clear()
-        numbers = b"%b%011o%b" % (_BEFORE, size, _AFTER)
-        self[size] = found = numbers, sum(numbers) + 7 * ord(" ") + _FILE_SUM - 1
+        # The checksum field counts as 8 blanks; one is in FILE.
+        numbers, fill = b"%011o%b" % (size, _AFTER), _FILL[-size % BLOCK]
+        self[size] = found = numbers, sum(numbers) + 7 * ord(" ") + _FILE_SUM, fill, size + len(fill)
         return found
 
 
-_octal = _Octal()
-_numbers = _Numbers()
-_NULS = [bytes(100 - width) for width in range(101)]
+# A file's header in parts: name and lead (see `lead`), numbers, checksum, FILE.
+checksums, sizes = _Checksums(), _Sizes()
+
+
+def lead(suffix: bytes, width: int) -> tuple[bytes, int]:
+    """Give what stands before the size, behind `width` bytes of a name that ends in suffix; and its sum.
+
+    Nothing: such a name needs more than one block.
+    """
+    nuls = 100 - width - len(suffix)
+    found = suffix + bytes(nuls) + _BEFORE if nuls >= 0 else b""
+    return found, sum(found)
 
 
 def padding(size: int) -> int:
@@ -69,47 +74,36 @@ def member_header(name: str, size: int) -> bytes:
         raw = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise TarError("the name cannot be encoded as UTF-8: rename the sample", member=name) from error
-    return b"".join(header_parts(raw, size))
+    return header(raw, size)
 
 
-def header_parts(raw: bytes, size: int) -> tuple[bytes, ...]:
-    """Give the same for a name in bytes, in parts to be joined: one part, or several that are one block."""
-    width = len(raw)
-    if width <= 100 and size <= _LARGEST:
-        numbers, total = _numbers[size]  # as _block does, three times as fast
-        return raw, _NULS[width], numbers, _octal[total + (adler32(raw) & 0xFFFF)], _FILE
-    return (_rare_header(raw, size),)
-
-
-def _rare_header(raw: bytes, size: int) -> bytes:
+def header(raw: bytes, size: int) -> bytes:
+    """Give the same for a name in bytes."""
     prefix, base = _split(raw)
-    if base and size <= _LARGEST:
-        return _other(base, size, b"0", prefix)
+    if base and size <= LARGEST:
+        return _block(base, size, b"0", prefix)
     records = b"" if base else _record(b"path", raw)
     if not base and not _is_utf8(raw):
         records = _record(b"hdrcharset", b"BINARY") + records
-    if size > _LARGEST:
+    if size > LARGEST:
         records += _record(b"size", b"%d" % size)
     return b"".join(
         (
-            _other(b"././@PaxHeader", len(records), b"x", b""),
+            _block(b"././@PaxHeader", len(records), b"x", b""),
             records,
             bytes(padding(len(records))),
             # What old readers see: the name cut, the size where it can be said.
-            _other(base or raw[:100], size if size <= _LARGEST else 0, b"0", prefix),
+            _block(base or raw[:100], size if size <= LARGEST else 0, b"0", prefix),
         )
     )
 
 
-def _block(name: bytes, size: int, rest: bytes, rest_sum: int) -> bytes:
-    numbers, total = _numbers[size]
-    total += (adler32(name) & 0xFFFF) - _FILE_SUM + rest_sum
-    return b"%b%b%06o%b" % (name.ljust(100, b"\0"), numbers, total, rest)
-
-
-def _other(name: bytes, size: int, kind: bytes, prefix: bytes) -> bytes:
+def _block(name: bytes, size: int, kind: bytes, prefix: bytes) -> bytes:
+    numbers, total, *_ = sizes[size]
     rest = b"\0 " + kind + _MIDDLE + prefix.ljust(BLOCK - 345, b"\0")
-    return _block(name, size, rest, sum(rest))
+    before, before_sum = lead(b"", len(name))
+    total += sum(name) + before_sum + sum(rest) - _FILE_SUM
+    return b"".join((name, before, numbers, checksums[total], rest))
 
 
 def _split(raw: bytes) -> tuple[bytes, bytes]:

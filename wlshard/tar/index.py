@@ -73,12 +73,21 @@ class IndexText:
     def samples(self) -> int:
         return len(self._lines)
 
-    def add(self, key: str, entries: Sequence[str]) -> None:
-        """Add a sample by its members' entries, `ext offset size name`; a name: the key, and `.ext`."""
-        if self._named and not key.isalnum() and key.split() != [key]:
+    def names(self, key: str) -> bool:
+        """Tell whether the line of a sample with this key, the next one, is written with names."""
+        return self._named and (key.isalnum() or key.split() == [key])
+
+    def add_line(self, line: str, *, named: bool) -> None:
+        """Add a sample by its line, `ext offset size name` for each member; without names unless `named`."""
+        if self._named and not named:
             self._named = False
             self._lines = [_without_names(line) for line in self._lines]
-        self._lines.append(" ".join(entries if self._named else map(without_name, entries)))
+        self._lines.append(line)
+
+    def add(self, key: str, entries: Sequence[str]) -> None:
+        """Add a sample by its members' entries, `ext offset size name`; a name: the key, and `.ext`."""
+        named = self.names(key)
+        self.add_line(" ".join(entries if named else map(without_name, entries)), named=named)
 
     def extend(self, keys: Sequence[str], lines: Callable[[bool], list[str]]) -> None:
         """Add samples by their keys; lines(named) gives what is written of them."""
