@@ -171,11 +171,12 @@ def write(job: ShardJob, made: Iterable[Made], tally: Tally, heard: Heard) -> Do
     """Write what samples became into the job's output, whole or not at all; `heard` is told of each."""
     done = Done(shards=1)
     with OutputShard(job.output, force=job.force, lasting=True) as output:
+        take = output.write
         for one in made:
             failed = one.failed
             try:
                 for sample in one.samples:
-                    output.write(sample)
+                    take(sample)
             except GroupingError as error:  # a key twice, or a sample without a field
                 error.key, error.url = error.key or one.sample[KEY], error.url or one.sample[URL]
                 if job.on_error == "raise":

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from wlshard.errors import NotFound, UsageError, UserCodeError, WlshardError
 from wlshard.jobs.each import OnError, ShardJob
-from wlshard.jobs.usercode import load_file, user_code
+from wlshard.jobs.usercode import as_told, load_file, user_code
 from wlshard.sample import KEY, URL, Sample
 from wlshard.stream.expression import compiled, names_for
 from wlshard.stream.lazy import LazySample, result_as_stored
@@ -71,7 +71,6 @@ class Transform:
 
     def __init__(self, recipe: Recipe) -> None:
         self._images = recipe.images
-        self._told = user_code("the code")
         precode, self._code = _codes(recipe)
         self.names = names_for(*precode, *filter(None, [self._code]))
         for code in precode:
@@ -90,23 +89,26 @@ class Transform:
     def made(self, lazy: LazySample, given: Mapping[str, Any], key: str, url: str | None) -> list[Sample]:
         """Do so with `given`, the sample itself or what was made of it."""
         try:
-            with self._told:
-                result: Any = given
-                if self._function is not None:
-                    result = self._function(given)
-                if self._code is not None:
-                    self.names["_"] = result
-                    exec(self._code, self.names)  # noqa: S102 — what it is for
-                    result = self.names.pop("_", None)
-                if result is lazy:
-                    return [result_as_stored(lazy, lazy)]
-                results = list(result) if isinstance(result, list | tuple | Iterator) else [result]
+            result: Any = given
+            if self._function is not None:
+                result = self._function(given)
+            if self._code is not None:
+                self.names["_"] = result
+                exec(self._code, self.names)  # noqa: S102 — what it is for
+                result = self.names.pop("_", None)
+            if result is lazy:
+                return [result_as_stored(lazy, lazy)]
+            results = list(result) if isinstance(result, list | tuple | Iterator) else [result]
             if result is None:
                 return []
             return [_checked(lazy, each, key, n, len(results)) for n, each in enumerate(results)]
-        except WlshardError as error:
-            error.key, error.url = error.key or key, error.url or url
-            raise
+        except BaseException as error:
+            told = as_told("the code", error)
+            if isinstance(told, WlshardError):
+                told.key, told.url = told.key or key, told.url or url
+            if told is error:
+                raise
+            raise told from error
 
 
 def _checked(lazy: LazySample, result: Any, key: str, number: int, count: int) -> Sample:

@@ -24,10 +24,7 @@ OFFERED = ("rng", "worker", "workers", "device")
 
 
 class user_code:  # noqa: N801 — read as `with user_code(...)`; a generator would cost four times as much
-    """Turn what the user's code raises inside the block into UserCodeError with its traceback.
-
-    Our own errors pass as they are; signals and KeyboardInterrupt too.
-    """
+    """Turn what the user's code raises inside the block into what `as_told` says."""
 
     __slots__ = ("_what",)
 
@@ -38,14 +35,23 @@ class user_code:  # noqa: N801 — read as `with user_code(...)`; a generator wo
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        # One of the three places where all errors are caught: see the design.
-        if not isinstance(error, Exception | SystemExit) or isinstance(error, WlshardError):
-            return
-        trace = error.__traceback__
-        while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _HERE:
-            trace = trace.tb_next  # the user's story begins below ours
-        told = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-        raise UserCodeError(f"{self._what} failed: see its traceback and mend it\n{told}") from error
+        if error is not None and (told := as_told(self._what, error)) is not error:
+            raise told from error
+
+
+def as_told(what: str, error: BaseException) -> BaseException:
+    """Give what to raise for what the user's code has raised: UserCodeError with its traceback.
+
+    Our own errors stay as they are; signals and KeyboardInterrupt too.
+    """
+    # One of the three places where all errors are caught: see the design.
+    if not isinstance(error, Exception | SystemExit) or isinstance(error, WlshardError):
+        return error
+    trace = error.__traceback__
+    while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _HERE:
+        trace = trace.tb_next  # the user's story begins below ours
+    told = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    return UserCodeError(f"{what} failed: see its traceback and mend it\n{told}")
 
 
 def load(name: str) -> Function:
