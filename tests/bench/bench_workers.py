@@ -375,8 +375,9 @@ def tiles(rounds: int, quick: bool, parent: str) -> None:
 
 
 def small(rounds: int, quick: bool, parent: str) -> None:
-    batches = 40 if quick else 200
-    count = 256 * (batches + warm(batches))
+    batches = 40 if quick else 1000  # 200 take a quarter of a second, in which workers have just begun
+    count = 256 * 250
+    epochs = -(-(batches + warm(batches)) // 250)
     jpg = os.urandom(3000)
     urls = shards_of(
         f"{parent}/small",
@@ -385,16 +386,16 @@ def small(rounds: int, quick: bool, parent: str) -> None:
     )
 
     def ours(**options: Any) -> Callable[[], Loader]:
-        return lambda: Loader(urls, "jpg cls", batch_size=256, decode=False, epochs=2, **options)
+        return lambda: Loader(urls, "jpg cls", batch_size=256, decode=False, epochs=epochs, **options)
 
     compare(
         "3 kB samples undecoded, batch 256", "samples/s", rounds, "webdataset + DataLoader",
         {
             "webdataset + DataLoader": per_second(
-                lambda: piped(urls * 2, "jpg cls", 256), batches, 256
+                lambda: piped(urls * epochs, "jpg cls", 256), batches, 256
             ),
             "webdataset + DataLoader, shuffle(1000)": per_second(
-                lambda: piped(urls * 2, "jpg cls", 256, shuffle=1000), batches, 256
+                lambda: piped(urls * epochs, "jpg cls", 256, shuffle=1000), batches, 256
             ),
             "Loader": per_second(ours(workers=WORKERS), batches, 256),
             "Loader, shuffle=1000": per_second(ours(workers=WORKERS, shuffle=1000), batches, 256),
