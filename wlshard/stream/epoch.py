@@ -36,6 +36,7 @@ INDEX_TEXT_BYTES = 128  # of a sample, while its shard's index is parsed: three 
 REST_BYTES = 2**21  # threads, codecs: 1.5 MiB seen beside the above
 FAR_BYTES = 2**27  # a far store reads ahead as much (see store.ranges)
 HELD_SAMPLES = 64  # taken at a time of a list, whose samples are in memory
+SMALL_BYTES = 2**15  # a sample
 DEPTH = 2  # windows read ahead, beyond the one that each lane holds
 
 
@@ -174,8 +175,10 @@ class Epoch:
         self.held_samples = limit + order.window
         self._release_at = max(1, order.window // 2)
         held = 0 if data.in_memory else limit
-        # A worker has no step to take meanwhile, and the kernel reads ahead of it.
-        here = is_reader() and not data.remote
+        # To read small samples takes Python's time more than the disk's: in a worker, which takes no steps
+        # meanwhile, a second thread would only make the first one wait.
+        small = (data.sample_bytes or SMALL_BYTES) < SMALL_BYTES
+        here = is_reader() and small and not data.remote
         self._ahead = ReadAhead(windows(order, share, read, ahead), Window.samples, held, only_if_slow=here)
         return steps_of(share, self._ahead)
 
