@@ -276,6 +276,7 @@ def test_fields_that_are_no_arrays_are_counted_and_warned_of_once() -> None:
             assert len(list(loader)) == 10
             lists.append(loader.stats()["pickled"])
         assert [one.category for one in caught] in ([], [PerformanceWarning])
+        assert all(one.filename == __file__ for one in caught)
         return str(caught[0].message) if caught else ""
 
     lists: list[int] = []

@@ -177,7 +177,7 @@ class Crew:
                 f"field {named}: a list, not an array; it is pickled between processes, which is slower. Pad "
                 "or encode it in transform=, leave it out by fields=, or make the list by collate_fn=",
                 PerformanceWarning,
-                stacklevel=2,
+                stacklevel=_callers(),
             )
 
     def _wait(self, worker: Worker) -> float:
@@ -275,3 +275,11 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _callers() -> int:
+    """Count the frames between a warning and the code that is not ours, whose line it is to name."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("wlshard."):
+        frame, level = frame.f_back, level + 1
+    return level
