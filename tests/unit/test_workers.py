@@ -86,6 +86,17 @@ def test_undecoded_fields_of_any_size_are_bytes(tmp_path, options) -> None:
             assert repr(found) == repr(expected)  # a view equals the bytes that it shows
 
 
+def test_undecoded_views_of_samples_in_memory_come_as_their_bytes() -> None:
+    table = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    views = memoryview(table), memoryview(table)[::2], memoryview(table[0])[::2], memoryview(table.T)
+    views += memoryview(np.array(7.0)), memoryview(table[0].view(">u2")), memoryview(b"")
+    for view in views:
+        rows = [{"__key__": f"{n}", "__url__": "", "x": view, "y": [bytes(n), view][n % 2]} for n in range(8)]
+        for batch_size in (None, 4):
+            expected, found = (batches(rows, n, decode=False, batch_size=batch_size) for n in (0, 1))
+            assert repr(found) == repr(expected)
+
+
 def test_arrays_without_elements_arrive(tmp_path) -> None:
     rows = [{"__key__": f"{n}", "__url__": "", "x": np.empty((0, 3), np.int16)} for n in range(8)]
     assert same(batches(rows, 1), batches(rows, 0))

@@ -256,10 +256,13 @@ def _joined(value: Any) -> Any:
 def _column(values: Any) -> Any:
     if type(values) is not list or not set(map(type, values)) <= _BYTES:
         return values
-    sizes = list(map(len, values))
-    if not sizes or sum(sizes) >= LONG_BYTES * len(sizes):
+    try:
+        sizes = list(map(len, values))
+        if not sizes or sum(sizes) >= LONG_BYTES * len(sizes):
+            return values
+        data = b"".join(values)
+    except TypeError:  # views of no bytes in a row
         return values
-    data = b"".join(values)
     if len(data) != sum(sizes):  # views of other things than bytes
         return values
     alike = len(set(sizes)) == 1
@@ -275,7 +278,7 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         if type(value) is memoryview:
-            return bytes, (pickle.PickleBuffer(value),)
+            return bytes, (pickle.PickleBuffer(value if value.c_contiguous else value.tobytes()),)
         torch = sys.modules.get("torch")  # never imported here: who has tensors has imported it
         if torch is None or type(value) is not torch.Tensor:
             return NotImplemented
