@@ -182,6 +182,33 @@ def test_a_worker_that_is_busy_ends_with_its_loader_and_need_not_be_killed(monke
     assert not killed
 
 
+FINALIZER = """
+import select, sys, time
+from pathlib import Path
+from wlshard import Loader
+mark = Path(sys.argv[1])
+class Slow:
+    def __del__(self):
+        mark.touch()
+        select.select([], [], [], 20)
+def late(sample):
+    if sample["n"] == 1:
+        Slow()
+    return sample["n"]
+with Loader([{"n": n} for n in range(8)], workers=1, transform=late) as loader:
+    steps = iter(loader)
+    next(steps)
+    while not mark.exists():
+        time.sleep(0.01)
+"""
+
+
+def test_a_worker_told_to_end_within_a_finalizer_ends_and_prints_nothing(tmp_path) -> None:
+    command = [sys.executable, "-c", FINALIZER, f"{tmp_path}/mark"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ(), timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_a_child_forked_by_the_user_leaves_the_workers_alone_and_may_begin_anew() -> None:
     rows = [row(n) for n in range(400)]
     with Loader(rows, batch_size=2, workers=2) as loader:

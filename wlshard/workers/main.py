@@ -124,9 +124,15 @@ def _end(end: socket.socket, number: int, _frame: FrameType | None) -> None:
     hung_up = select.poll()
     hung_up.register(end, 0)
     if hung_up.poll(0):
+        # A finalizer under way would swallow and print it: the next look at the wire raises it again.
+        sys.unraisablehook = _silence
         raise wire.Gone
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def _silence(_: object) -> None:
+    pass
 
 
 class _Worker:
