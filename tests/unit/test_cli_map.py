@@ -230,3 +230,21 @@ def test_memory_that_the_code_uses_again_is_written_as_it_was(value: str, tmp_pa
     for n, (_, sample) in enumerate(contents(tmp_path / "out.tar")):
         big = sample.get("big.npy") or sample["big.bin"]
         assert set(big[-100_000:]) == {n}
+
+
+def test_samples_that_failed_are_not_kept_in_memory(tmp_path: Path) -> None:
+    shard(tmp_path / "in.tar", 8)
+    (tmp_path / "t.py").write_text(
+        "import gc, weakref\n"
+        "gc.disable()\n"
+        "made = []\n"
+        "class Large: pass\n"
+        "def transform(sample):\n"
+        "    sample['cls'], odd = sum(one() is not None for one in made), sample['cls'] % 2\n"
+        "    large = Large()\n"
+        "    made.append(weakref.ref(large))\n"
+        "    return 1 / (1 - odd) and sample\n"
+    )
+    code = run("map", "--on-error", "skip", "-l", "t.py", "in.tar", "-o", "out.tar", cwd=tmp_path).returncode
+    assert code == 3
+    assert [fields["cls"] for _, fields in contents(tmp_path / "out.tar")] == [b"0"] * 4

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from wlshard.errors import NotFound, UsageError, UserCodeError, WlshardError
 from wlshard.jobs.each import OnError, ShardJob
-from wlshard.jobs.usercode import as_told, load_file, user_code
+from wlshard.jobs.usercode import load_file, raise_told, user_code
 from wlshard.sample import KEY, URL, Sample
 from wlshard.stream.expression import compiled, names_for
 from wlshard.stream.lazy import LazySample, result_as_stored
@@ -103,12 +103,10 @@ class Transform:
                 return []
             return [_checked(lazy, each, key, n, len(results)) for n, each in enumerate(results)]
         except BaseException as error:
-            told = as_told("the code", error)
-            if isinstance(told, WlshardError):
-                told.key, told.url = told.key or key, told.url or url
-            if told is error:
-                raise
-            raise told from error
+            if isinstance(error, WlshardError):
+                error.key, error.url = error.key or key, error.url or url
+            raise_told("the code", error, key, url)
+            raise
 
 
 def _checked(lazy: LazySample, result: Any, key: str, number: int, count: int) -> Sample:

@@ -24,7 +24,7 @@ OFFERED = ("rng", "worker", "workers", "device")
 
 
 class user_code:  # noqa: N801 — read as `with user_code(...)`; a generator would cost four times as much
-    """Turn what the user's code raises inside the block into what `as_told` says."""
+    """Turn what the user's code raises inside the block into what `raise_told` raises."""
 
     __slots__ = ("_what",)
 
@@ -35,23 +35,25 @@ class user_code:  # noqa: N801 — read as `with user_code(...)`; a generator wo
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if error is not None and (told := as_told(self._what, error)) is not error:
-            raise told from error
+        if error is not None:
+            raise_told(self._what, error)
 
 
-def as_told(what: str, error: BaseException) -> BaseException:
-    """Give what to raise for what the user's code has raised: UserCodeError with its traceback.
+def raise_told(what: str, error: BaseException, key: str | None = None, url: str | None = None) -> None:
+    """Raise UserCodeError, with its traceback, for what the user's code has raised.
 
-    Our own errors stay as they are; signals and KeyboardInterrupt too.
+    Our own errors are left to the caller to raise as they are; signals and KeyboardInterrupt too.
     """
     # One of the three places where all errors are caught: see the design.
     if not isinstance(error, Exception | SystemExit) or isinstance(error, WlshardError):
-        return error
+        return
     trace = error.__traceback__
     while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _HERE:
         trace = trace.tb_next  # the user's story begins below ours
     told = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    return UserCodeError(f"{what} failed: see its traceback and mend it\n{told}")
+    message = f"{what} failed: see its traceback and mend it\n{told}"
+    # Not given a name here: its traceback holds this frame, and so would hold itself and the user's sample.
+    raise UserCodeError(message, key=key, url=url) from error
 
 
 def load(name: str) -> Function:
