@@ -133,6 +133,23 @@ def test_a_loader_that_is_never_closed_holds_up_nothing(tmp_path) -> None:
         assert run.others() == []
 
 
+FORGOTTEN = """
+from wlshard import Loader
+loader = Loader([{"n": n} for n in range(40)], workers=2, shuffle=6)
+steps = iter(loader)
+for _ in range(3):
+    next(steps)
+while not loader.stats()["ready"]:
+    next(steps)
+"""
+
+
+def test_a_program_may_end_in_mid_epoch_while_batches_wait_for_it() -> None:
+    command = [sys.executable, "-c", FORGOTTEN]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ(), timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_an_interrupt_while_an_array_goes_is_not_lost_and_neither_is_the_slot() -> None:
     class End:
         words: ClassVar[list[bytes]] = []

@@ -98,8 +98,11 @@ class Crew:
         return found, waited_s
 
     def stop(self, turn: int) -> None:
-        """End a turn, if it is under way; what still comes of it is dropped."""
-        if turn == self.turn and self._process == os.getpid():
+        """End a turn, if it is under way; what still comes of it is dropped.
+
+        Not where the program ends with it: its workers have ended by then, and no word can be pickled.
+        """
+        if turn == self.turn and self._process == os.getpid() and not sys.is_finalizing():
             self.turn += 1
             for worker in self._workers:
                 worker.forget_turn()
