@@ -447,14 +447,18 @@ def test_ranks_that_skip_take_as_many_steps_and_resume_at_each(batch_size, bad, 
         assert rank(0, state)[0][-1] == rank(1, state)[0][-1] == states[-1]
 
 
-def test_a_hundred_bad_samples_in_a_row_are_too_many() -> None:
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_hundred_bad_samples_in_a_row_are_too_many(workers) -> None:
     def rows(bad: int) -> list[dict]:
         return [{"__key__": str(n), "a.cls": b"1" if n % (bad + 1) == 0 else b"x"} for n in range(300)]
 
-    with Loader(rows(99), on_error="skip") as loader:
+    options = {"on_error": "skip", "workers": workers}
+    with Loader(rows(99), **options) as loader:
         assert len(list(loader)) == 3
-    with Loader(rows(100), on_error="skip") as loader, pytest.raises(TooManyBadSamples, match="100"):
-        list(loader)
+    for batch_size in (None, 3):  # each of three workers meets fewer
+        loader = Loader(rows(150)[:160], batch_size=batch_size, **options)
+        with loader, pytest.raises(TooManyBadSamples, match=r"1\d\d .*in a row"):
+            list(loader)
 
 
 def test_a_good_sample_between_bad_ones_breaks_their_row() -> None:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from wlshard import clock
-from wlshard.errors import UsageError
+from wlshard.errors import TooManyBadSamples, UsageError
+from wlshard.shards.tally import FAILURES_IN_A_ROW
 from wlshard.stream.arguments import undivided
 from wlshard.stream.course import Course
 from wlshard.stream.cursor import parse_cursor
@@ -27,6 +28,7 @@ class Turns:
         self._batches = settings.batches
         self._goes_on = True  # the next turn continues where the course stands
         self._taken = 0  # of the `batches` of the turn under way
+        self._streak = 0  # samples skipped since the last step that had a good one
         self._turn: object = None  # stands for the one iterator in use
         self._closed = False
         self.inside_s = self._outside_s = 0.0  # in the loader, at the consumer
@@ -112,6 +114,9 @@ class Turns:
 
     def _count(self, step: Step, by_count: bool) -> int:
         self.counts["skipped"] += step.skipped
+        self._streak = 0 if step.samples else self._streak + step.skipped
+        if self._streak >= FAILURES_IN_A_ROW:  # each worker has seen but a part of them
+            raise TooManyBadSamples(f"{self._streak} samples in a row failed: see what was told of the first")
         if step.samples:
             self._goes_on = False
             self._taken += by_count
