@@ -35,18 +35,18 @@ class _Sums(dict[bytes, int]):
         return value
 
 
-class _Sizes(dict[bytes, int]):
-    """The number that a size field says."""
+class _Sizes(dict[bytes, tuple[int, int]]):
+    """The number that a size field says, and with padding."""
 
-    def __missing__(self, field: bytes) -> int:
+    def __missing__(self, field: bytes) -> tuple[int, int]:
         try:
             size = rare.number(field)
         except TarError:
-            return _ENDLESS  # told by the one who takes rare headers
+            return _ENDLESS, _ENDLESS  # told by the one who takes rare headers
         if len(self) >= _MEMO:
             self.clear()
-        self[field] = size
-        return size
+        self[field] = found = size, size + (-size & 511)
+        return found
 
 
 _sums, _sizes = _Sums(), _Sizes()
@@ -79,13 +79,13 @@ def take_common(feed: Feed, like: Likeness, copy: bool, members: list[RawMember]
         header, ending = _halves(block, pos)
         # The tail equals one whose sum is known: the sum of the rest, 156 bytes, is exact in 16 bits.
         if ending == tail and adler32(header) & 0xFFFF == sums[header[_SUM]] - tail_sum:
-            size = sizes[header[_SIZE]]
-            end = data + size
-            pos = end + (-size & 511)
+            size, room = sizes[header[_SIZE]]
+            pos = data + room
             if pos > filled:
                 if pos - begin <= feed.block_bytes and base + pos <= (feed.source.bytes or 0):
                     feed.wanted = pos - begin
                 break
+            end = data + size
             append((prefix + header if prefix else header, base + begin, base + data, size, cut[data:end]))
             begin = pos
         elif ending[:1] == b"x" and (passed := _harmless(feed, like, header, pos)):
@@ -116,8 +116,8 @@ def hop_common(feed: Feed, like: Likeness, members: list[RawMember], max_member_
             pos, data = at - base, at - base + 512
         header, ending = _halves(block, pos)
         if ending == tail and adler32(header) & 0xFFFF == sums[header[_SUM]] - tail_sum:
-            size = sizes[header[_SIZE]]
-            pos = data + size + (-size & 511)
+            size, room = sizes[header[_SIZE]]
+            pos = data + room
             if pos > filled and (not jumps or base + pos > total or size > max_member_bytes):
                 break
             append((prefix + header if prefix else header, base + begin, base + data, size, b""))
@@ -138,8 +138,8 @@ def _harmless(feed: Feed, like: Likeness, header: bytes, pos: int) -> int:
     tail = feed.block[pos + 156 : data]
     if tail != like.pax_tail:
         like.pax_tail, like.pax_sum = tail, sum(tail)
-    size = _sizes[header[_SIZE]]
-    after = data + size + (-size & 511)
+    size, room = _sizes[header[_SIZE]]
+    after = data + room
     if after > feed.filled or adler32(header) & 0xFFFF != _sums[header[_SUM]] - like.pax_sum:
         return 0
     body = feed.block[data : data + size]
