@@ -86,6 +86,18 @@ def test_undecoded_fields_of_any_size_are_bytes(tmp_path, options) -> None:
             assert repr(found) == repr(expected)  # a view equals the bytes that it shows
 
 
+def test_a_transform_sees_bytes_whatever_its_truth(tmp_path) -> None:
+    class Kinds(list):
+        def __call__(self, sample: dict) -> str:
+            return type(sample["raw"]).__name__
+
+    folder = write_shards(tmp_path / "x", 1, 8)
+    assert (
+        batches(folder, 1, epochs=1, decode=False, transform=Kinds(), cache_dir=str(tmp_path))
+        == [["bytes"] * 4] * 2
+    )
+
+
 def test_undecoded_views_of_samples_in_memory_come_as_their_bytes() -> None:
     table = np.arange(24, dtype=np.uint8).reshape(4, 6)
     views = memoryview(table), memoryview(table)[::2], memoryview(table[0])[::2], memoryview(table.T)

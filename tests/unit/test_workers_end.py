@@ -200,13 +200,12 @@ def test_a_worker_that_is_busy_ends_with_its_loader_and_need_not_be_killed(monke
 
 
 FINALIZER = """
-import select, sys, time
-from pathlib import Path
+import os, select, sys
 from wlshard import Loader
-mark = Path(sys.argv[1])
+os.mkfifo(sys.argv[1])
 class Slow:
     def __del__(self):
-        mark.touch()
+        open(sys.argv[1], "w").close()
         select.select([], [], [], 20)
 def late(sample):
     if sample["n"] == 1:
@@ -215,8 +214,7 @@ def late(sample):
 with Loader([{"n": n} for n in range(8)], workers=1, transform=late) as loader:
     steps = iter(loader)
     next(steps)
-    while not mark.exists():
-        time.sleep(0.01)
+    open(sys.argv[1]).close()  # once the finalizer has opened the other end
 """
 
 

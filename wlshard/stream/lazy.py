@@ -166,7 +166,7 @@ def _is_stored(sample: LazySample, name: str, value: Any) -> bool:
     for field, came, handed, held in sample._decoded:
         if field == name and came is data:
             if type(handed) in _PLAIN:
-                return handed is value or (type(value) is type(handed) and _same(value, handed))
+                return handed is value or _same(value, handed)
             if handed is value:
                 return _is_as_it_came(sample, field, data, value, held)
     return _same(value, _decode(sample._stored, name, sample._images))

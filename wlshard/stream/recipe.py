@@ -89,7 +89,7 @@ class Maker:
         convert, self._lists = recipe.convert, recipe.select is not None
         # Whoever gives the memory copies what is undecoded into it, if no function is to see it before.
         seen = recipe.transform, recipe.batch_transform, recipe.collate_fn, recipe.select, convert
-        views = empty is not None and not any(seen)
+        views = empty is not None and all(one is None for one in seen)
         prepare = preparer(recipe.fields, recipe.decode, channels_first=convert is not None, views=views)
         if convert is not None and (recipe.transform is not None or recipe.collate_fn is not None):
             prepare = _then(prepare, convert)

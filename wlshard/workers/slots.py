@@ -237,7 +237,7 @@ def _address(array: Any) -> int:
 
 
 class _Column(NamedTuple):
-    """A column of short bytes on its way; layout: where they end, as `struct` has it."""
+    """A column of short bytes on its way; layout: their sizes, as `struct` takes them."""
 
     layout: str
     data: bytes
