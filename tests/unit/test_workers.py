@@ -806,3 +806,33 @@ def test_what_cannot_be_sent_to_a_spawned_worker_is_named(options, name) -> None
         pytest.raises(UsageError, match=f"^{name}="),
     ):
         list(loader)
+
+
+PAST_CACHE = "glibc.cpu.x86_non_temporal_threshold=0xc0000"
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        (None, PAST_CACHE),
+        ("glibc.malloc.check=0", f"glibc.malloc.check=0:{PAST_CACHE}"),
+        ("glibc.cpu.x86_non_temporal_threshold=0x200000", "glibc.cpu.x86_non_temporal_threshold=0x200000"),
+    ],
+)
+def test_a_worker_that_is_a_new_program_copies_past_the_cache_where_nobody_said_otherwise(
+    monkeypatch, given, seen
+) -> None:
+    if given is None:
+        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    else:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    with Loader([{"n": 0}], batch_size=1, transform=tunables, workers=1, start_method="spawn") as loader:
+        ((found,),) = loader
+    assert found.partition("GLIBC_TUNABLES=")[2].startswith(f"{seen}:")
+    assert os.environ.get("GLIBC_TUNABLES") == given
+
+
+def tunables(_sample: dict) -> str:
+    """Read them as the process got them; the C library has made zeros of the colons between them."""
+    with open("/proc/self/environ") as file:
+        return file.read().replace("\0", ":")

@@ -109,10 +109,15 @@ def test_what_a_notebook_defines_is_sent_to_workers(method) -> None:
     assert (done.stderr, done.stdout) == ("", f"{once}\n{thrice}\n")
 
 
+@pytest.mark.parametrize("size", [1, 1 << 20])  # what fits into a pipe is sent before the worker has begun
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_a_program_that_works_when_it_is_imported_is_told_why_its_workers_ended(tmp_path, method) -> None:
+def test_a_program_that_works_when_it_is_imported_is_told_why_its_workers_ended(
+    tmp_path, method, size
+) -> None:
     path = tmp_path / "train.py"
-    path.write_text(NOTEBOOK.replace("workers=2", "workers=1"))
+    path.write_text(
+        NOTEBOOK.replace("workers=2", "workers=1").replace('{"n": n}', f'{{"n": n, "x": "x" * {size}}}')
+    )
     done = subprocess.run(
         [sys.executable, str(path), method],
         capture_output=True,

@@ -9,14 +9,24 @@ import pickle
 import socket
 import sys
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd, ForkingPickler
+from typing import Any
 
 from wlshard.errors import UsageError, WorkerDied
 from wlshard.workers import wire
 from wlshard.workers.main import Start, main
+from wlshard.workers.memory import open_shared, shared_bytes
 from wlshard.workers.worker import Worker
 
+# glibc copies past the cache what is larger than a processor's share of it, and on a virtual machine may take
+# the host's whole cache for that: batches that do not fit are then read before they are overwritten. Its
+# rule for a share of 1 MiB is three quarters of that (sysdeps/x86/dl-cacheinfo.h); it looks when it starts.
+_TUNABLES, _PAST_CACHE = "GLIBC_TUNABLES", "glibc.cpu.x86_non_temporal_threshold"
+_PAST_CACHE_BYTES = 3 << 18
 _UNFIT = pickle.PicklingError, AttributeError, TypeError, RuntimeError  # what pickle raises, and locks
 
 # The parent's ends of all wires. A forked child must not keep them: a worker would never see them closed.
@@ -47,12 +57,8 @@ def launch(start: Start, start_method: str) -> Worker:
 def _launch(start: Start, sent: Start | bytes, start_method: str) -> Worker:
     (ours, theirs), (cord, their_cord) = wire.pair(), wire.pair()
     _ends.update((ours, cord))
-    context = multiprocessing.get_context(start_method)
-    name = f"wlshard worker {start.number}"
     try:
-        args = theirs, their_cord, sent
-        process = context.Process(target=main, args=args, name=name, daemon=True)  # type: ignore[attr-defined]
-        process.start()
+        process = _started(start_method, f"wlshard worker {start.number}", theirs, their_cord, sent)
         assert process.pid is not None
         # While it imports what it needs it looks at nothing: then SIGIO ends it as soon as `cord` is closed.
         fcntl.fcntl(their_cord, fcntl.F_SETOWN, process.pid)
@@ -70,6 +76,64 @@ def _launch(start: Start, sent: Start | bytes, start_method: str) -> Worker:
     finally:
         theirs.close()
         their_cord.close()
+
+
+def _started(
+    start_method: str, name: str, end: socket.socket, cord: socket.socket, sent: Start | bytes
+) -> BaseProcess:
+    context = multiprocessing.get_context(start_method)
+    parcel = _Parcel(sent)
+    args = end, cord, sent if start_method == "fork" else parcel
+    process: BaseProcess = context.Process(target=main, args=args, name=name, daemon=True)  # type: ignore[attr-defined]
+    try:
+        with nullcontext() if start_method == "fork" else _copies_past_cache():
+            process.start()
+    finally:
+        parcel.close()
+    return process
+
+
+class _Parcel:
+    """What a process that is no copy of this one is given: pickled, it arrives as it was.
+
+    It lies in shared memory: multiprocessing writes to a pipe, and would wait for ever for a process that
+    ended before it had read all (see popen_spawn_posix: this process holds the end that is read, too).
+    """
+
+    def __init__(self, content: object) -> None:
+        self._content = content
+        self._fd = -1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._fd = shared_bytes(ForkingPickler.dumps(self._content))
+        return _opened, (DupFd(self._fd),)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+def _opened(sent: Any) -> Any:
+    with open_shared(sent.detach()) as file:
+        return pickle.load(file)  # noqa: S301 — our parent's
+
+
+@contextmanager
+def _copies_past_cache() -> Iterator[None]:
+    """Let a program that is started here copy past the cache what is large, unless it is said from where on.
+
+    Of two threads that start workers at a time, one may leave it in the environment: nothing else changes.
+    """
+    before = os.environ.get(_TUNABLES)
+    if _PAST_CACHE not in (before or ""):
+        os.environ[_TUNABLES] = ":".join(filter(None, (before, f"{_PAST_CACHE}={_PAST_CACHE_BYTES:#x}")))
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_TUNABLES, None)
+        else:
+            os.environ[_TUNABLES] = before
 
 
 def _by_value(start: Start, start_method: str) -> bytes:
