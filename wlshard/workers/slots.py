@@ -19,7 +19,7 @@ from wlshard.stream.recipe import Step
 from wlshard.workers.memory import Bytes, Memory, shared_file
 
 FILL_BYTES = 1 << 23  # steps share a slot up to here: a message costs as much as copying a MiB or two
-SLOTS = 2  # of a worker: one is filled while the other is at the consumer's
+SLOTS = 2  # of a worker: one is filled while another is at the consumer's; a third if small: fewer wakes
 ALIGN_BYTES = 64
 LONG_BYTES = 1 << 16  # bytes this long are better not joined to others
 HEAD_BYTES = 1 << 13  # what of a batch is no array travels with the message up to here, else in the slot
@@ -90,7 +90,7 @@ class Slots:
             if slot.size >= self._size and slot.is_idle():
                 return slot
             self.drop(slot)
-        return None if len(self._away) >= SLOTS else self.new(self._size)
+        return None if len(self._away) >= SLOTS + (self._size <= FILL_BYTES) else self.new(self._size)
 
     def new(self, size: int) -> Slot:
         """Make a slot of at least this size; later ones will be as large."""
