@@ -95,7 +95,7 @@ def decoder(field: str, images: bool | str = True) -> Decode:
         except _UNFIT as error:
             raise CodecError(
                 f"field {printable(field)!r}: cannot decode {len(data):,} B of it: {error}; "
-                "look at it undecoded (wl-cat, or decode=False), or leave the field out"
+                "look at it undecoded (decode=False, -d none), or leave the field out"
             ) from error
 
     if packed:

@@ -121,7 +121,9 @@ class PlainTarget:
         except NotFound:
             return
         url = object_url(store.url, name)
-        raise UsageError("exists already: choose another name, or force it to be replaced", url=url)
+        raise UsageError(
+            "exists already: choose another name, or have it replaced (force=True; --force)", url=url
+        )
 
 
 class TemplateTarget(PlainTarget):
