@@ -111,8 +111,8 @@ class Loader:
         workers: processes that read, decode and batch into memory shared with this one; 0: done here. The
             order is the same for any number. An array is the consumer's as long as anything refers to it. A
             list (strings, objects, ragged arrays) is pickled, slower: a PerformanceWarning, unless asked for.
-        start_method: of the workers: "fork", or "forkserver" or "spawn", to which what they are given is sent
-            (lambdas and a notebook's functions too), and which import the program again.
+        start_method: of the workers: "fork", or "forkserver" or "spawn": those import the program again, and
+            what they need is sent (lambdas too, a notebook's functions); they may copy large batches faster.
         epochs: chains so many epochs in one `iter()`.
         batches: an `iter()` is exactly so many batches of this rank, running on over the ends of epochs.
         drop_last: drops the last, unequal step; else its samples are divided over the ranks.

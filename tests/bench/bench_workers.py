@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,6 @@ from wlshard.workers.memory import Memory, shared_file
 from wlshard.workers.slots import FILL_BYTES, SLOTS
 
 WORKERS = 2
-# Linux's C library copies past the cache what is larger than a processor's share of it. On a virtual machine
-# it may take the host's whole cache for that share (see RESULTS.md).
-_TUNABLES, _PAST_CACHE = "GLIBC_TUNABLES", "glibc.cpu.x86_non_temporal_threshold=0xc0000"
 Contender = Callable[[], float]  # gives samples, or bytes, a second
 
 
@@ -149,8 +147,10 @@ def transport(rounds: int, quick: bool) -> None:
             for n in range(batch * (batches + warm(batches)))
         ]
 
-        def ours(rows: list = rows, batch: int = batch, batches: int = batches) -> float:
-            with Loader(rows, "x", batch_size=batch, workers=WORKERS) as loader:
+        def ours(
+            method: str = "fork", rows: list = rows, batch: int = batch, batches: int = batches
+        ) -> float:
+            with Loader(rows, "x", batch_size=batch, workers=WORKERS, start_method=method) as loader:
                 seconds, size = consume(loader, batches)
             return size / seconds / 1e9
 
@@ -173,7 +173,13 @@ def transport(rounds: int, quick: bool) -> None:
 
         compare(
             f"batches of {mebibytes} MiB", "GB/s", rounds, "DataLoader",
-            {"DataLoader": theirs, "Loader": ours, "copied by two, looked at": limit, "memory copy": copy},
+            {
+                "DataLoader": theirs,
+                "Loader": ours,
+                "Loader, forkserver": partial(ours, "forkserver"),
+                "copied by two, looked at": limit,
+                "memory copy": copy,
+            },
         )  # fmt: skip
 
 
@@ -442,11 +448,6 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = parent
         if "transport" in options.only:
             transport(rounds, options.quick)
-            if _TUNABLES not in os.environ:  # what sets it must be there when the process starts
-                print("\nThe same, copies of 768 KiB and more past the cache:")
-                sys.stdout.flush()
-                again = [sys.executable, __file__, "--only", "transport", *["--quick"] * options.quick]
-                subprocess.run(again, check=True, env={**os.environ, _TUNABLES: _PAST_CACHE})
         for run in (volumes, photos, tiles, small):
             if run.__name__ in options.only:
                 run(rounds, options.quick, parent)
