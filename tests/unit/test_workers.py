@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -411,6 +412,27 @@ def test_slots_are_used_again_when_nothing_looks_at_them_any_more(workers, one_b
         assert loader.stats()["slots_left"] == 0
         made = max(number for worker in loader._hands._workers for number in worker._slots)
         assert made <= 4  # the first ones grew
+
+
+def test_the_last_two_messages_of_a_worker_may_be_looked_at_without_a_new_slot_for_each() -> None:
+    rows = [{"x": np.full(5 << 20, n, np.uint8)} for n in range(12)]
+    with Loader(rows, "x", batch_size=1, workers=1) as loader:
+        last: deque[np.ndarray] = deque(maxlen=2)
+        for number, (batch,) in enumerate(loader):
+            last.append(batch)
+            assert [int(one[0, 0]) for one in last] == [max(0, number - 1), number][-len(last) :]
+        assert loader.stats()["slots_left"] == 0
+
+
+def test_batches_that_grow_while_all_are_kept_never_wait_for_each_other() -> None:
+    """A worker may have fewer large slots than small ones."""
+    sizes = [1, 5, 5, 5, 20, 20, 5, 20, 40, 1, 40]
+    rows = [{"x": np.full(size << 20, n, np.uint8)} for n, size in enumerate(sizes)]
+    with Loader(rows, "x", batch_size=1, workers=1, timeout_s=10) as loader:
+        kept = [batch for (batch,) in loader]
+    assert [(batch.nbytes >> 20, int(batch[0, -1])) for batch in kept] == [
+        (s, n) for n, s in enumerate(sizes)
+    ]
 
 
 @pytest.mark.parametrize("part", ["slice", "tensor", "memoryview", "closure"])

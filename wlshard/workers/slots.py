@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
-from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from wlshard.stream.recipe import Step
 from wlshard.workers.memory import Bytes, Memory, shared_file
+from wlshard.workers.packing import dumps, joined, lay_out, layout_of
 
 FILL_BYTES = 1 << 23  # steps share a slot up to here: a message costs as much as copying a MiB or two
-SLOTS = 2  # of a worker: one is filled while another is at the consumer's; a third if small: fewer wakes
+SLOTS = 2  # of a worker, at least: one is filled while another is at the consumer's
 ALIGN_BYTES = 64
-LONG_BYTES = 1 << 16  # bytes this long are better not joined to others
 HEAD_BYTES = 1 << 13  # what of a batch is no array travels with the message up to here, else in the slot
 _NONE = np.empty(0, np.uint8)
-_BYTES = {bytes, memoryview}
 
 
 class Packed(NamedTuple):
@@ -39,6 +35,11 @@ class Packed(NamedTuple):
     samples: int
     padded: int
     skipped: int
+
+
+def most_slots(sizes: list[int]) -> int:
+    """Tell how many slots may be at the parent's where there are such: with a third a worker sleeps less."""
+    return SLOTS + all(size <= FILL_BYTES for size in sizes)
 
 
 class Slot:
@@ -90,7 +91,8 @@ class Slots:
             if slot.size >= self._size and slot.is_idle():
                 return slot
             self.drop(slot)
-        return None if len(self._away) >= SLOTS + (self._size <= FILL_BYTES) else self.new(self._size)
+        away = [slot.size for slot in self._away.values()]
+        return None if len(away) >= most_slots(away) else self.new(self._size)
 
     def new(self, size: int) -> Slot:
         """Make a slot of at least this size; later ones will be as large."""
@@ -153,13 +155,13 @@ class Filling:
 
     def add(self, step: Step) -> None:
         """Lay in what does not lie there already."""
-        layout = _layout(step.value)
+        layout = layout_of(step.value)
         parts: Sequence[Any]
         if layout is not None:
             head, parts = [lay_out(layout)], step.value
         else:
             buffers: list[pickle.PickleBuffer] = []
-            head = _dumps(_joined(step.value), buffers)
+            head = dumps(joined(step.value), buffers)
             parts = [np.frombuffer(raw, np.uint8) if (raw := one.raw()).nbytes else _NONE for one in buffers]
         size = sum(map(len, head))
         inline = b"".join(head) if size <= HEAD_BYTES else None
@@ -215,86 +217,6 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGN_BYTES) * ALIGN_BYTES
 
 
-def _layout(value: Any) -> tuple[Any, ...] | None:
-    """Give shapes and dtypes of a tuple of arrays; None: it is another batch, or pickle knows more of it."""
-    if type(value) is not tuple:
-        return None
-    found = []
-    for array in value:
-        if type(array) is not np.ndarray or not array.flags.carray or array.dtype.hasobject:
-            return None
-        found.append((array.shape, array.dtype))
-    return tuple(found) if len(set(map(id, value))) == len(value) else None
-
-
-lay_out = lru_cache(64)(pickle.dumps)  # to pickle dtypes takes longer than all else of a small batch
-laid_out = lru_cache(64)(pickle.loads)
-
-
 def _address(array: Any) -> int:
     address: int = array.__array_interface__["data"][0]
     return address
-
-
-class _Column(NamedTuple):
-    """A column of short bytes on its way; layout: their sizes, as `struct` takes them."""
-
-    layout: str
-    data: bytes
-
-    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
-        return _cut, (self.layout, pickle.PickleBuffer(self.data))
-
-
-def _joined(value: Any) -> Any:
-    """Join the bytes, and views of bytes, in each column of a batch: one by one they take twice as long."""
-    if type(value) is tuple:
-        return tuple(map(_column, value))
-    return {name: _column(one) for name, one in value.items()} if type(value) is dict else _column(value)
-
-
-def _column(values: Any) -> Any:
-    if type(values) is not list or not set(map(type, values)) <= _BYTES:
-        return values
-    try:
-        sizes = list(map(len, values))
-        if not sizes or sum(sizes) >= LONG_BYTES * len(sizes):
-            return values
-        data = b"".join(values)
-    except TypeError:  # views of no bytes in a row
-        return values
-    if len(data) != sum(sizes):  # views of other things than bytes
-        return values
-    alike = len(set(sizes)) == 1
-    return _Column(f"{sizes[0]}s" * len(sizes) if alike else f"{'s'.join(map(str, sizes))}s", data)
-
-
-def _cut(layout: str, data: Any) -> list[bytes]:
-    return list(Struct(layout).unpack(data))
-
-
-class _Pickler(pickle.Pickler):
-    """Hands over views as bytes, and torch's tensors as arrays: their own way is a copy as a file's."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if type(value) is memoryview:
-            return bytes, (pickle.PickleBuffer(value if value.c_contiguous else value.tobytes()),)
-        torch = sys.modules.get("torch")  # never imported here: who has tensors has imported it
-        if torch is None or type(value) is not torch.Tensor:
-            return NotImplemented
-        try:
-            return torch.from_numpy, (value.numpy(),)
-        except (TypeError, RuntimeError):  # what numpy does not have: bfloat16, gradients, other devices
-            return NotImplemented
-
-
-class _Pieces(list[bytes]):
-    """What a pickler writes: pieces of 64 KiB, longer bytes as they are. None of it is moved as it grows."""
-
-    write = list.append
-
-
-def _dumps(value: Any, buffers: list[pickle.PickleBuffer]) -> list[bytes]:
-    pieces = _Pieces()
-    _Pickler(pieces, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append).dump(value)
-    return pieces

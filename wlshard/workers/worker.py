@@ -21,7 +21,8 @@ from wlshard.stream.recipe import Step
 from wlshard.workers import wire
 from wlshard.workers.main import PAGE_BYTES, SPENT, Back, Ended, Made
 from wlshard.workers.memory import Bytes, Memory
-from wlshard.workers.slots import SLOTS, Packed, laid_out
+from wlshard.workers.packing import laid_out
+from wlshard.workers.slots import SLOTS, Packed, most_slots
 
 LAST_S = 1.0  # what a worker that was told to end, or has closed its end, is given
 
@@ -32,6 +33,7 @@ class Slot:
     def __init__(self, number: int, memory: Memory | None, end: socket.socket) -> None:
         self.number = number
         self.memory = memory
+        self.size = memory.size if memory else 0
         self._end = end
         self._word = pickle.dumps(Back(number, left=False))
         self._looked_at: weakref.ref[Bytes] | None = None
@@ -148,15 +150,19 @@ class Worker:
         return Step(_unpacked(packed, whole), packed.samples, packed.padded, packed.skipped)
 
     def leave_slots(self) -> int:
-        """Leave the oldest slot to the consumer if it holds them all, so that the worker can go on."""
-        if len(self._slots) < SLOTS or self.inbox or not all(slot.held for slot in self._slots.values()):
+        """Leave the oldest slots to the consumer if it holds so many that the worker cannot go on."""
+        if len(self._slots) < SLOTS or self.inbox:
             return 0
-        oldest = min(self._slots)
-        if not self._slots[oldest].leave():
-            return 0
-        del self._slots[oldest]
-        self.tell(Back(oldest, left=True))
-        return 1
+        held = {number: slot.size for number, slot in self._slots.items() if slot.held}
+        left = 0
+        while len(held) >= most_slots(list(held.values())):
+            oldest = min(held)
+            del held[oldest]
+            if self._slots[oldest].leave():
+                del self._slots[oldest]
+                self.tell(Back(oldest, left=True))
+                left += 1
+        return left
 
     def forget_turn(self) -> None:
         """Give back what waits in the inbox."""
@@ -172,7 +178,7 @@ class Worker:
 
     def slot_bytes(self) -> int:
         """Count the bytes of the slots shared with the worker."""
-        return sum(slot.memory.size for slot in self._slots.values() if slot.memory)
+        return sum(slot.size for slot in self._slots.values())
 
     def died(self) -> WorkerDied:
         """Say how the process ended, and what it was at."""
