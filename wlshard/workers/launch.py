@@ -19,7 +19,7 @@ from typing import Any
 from wlshard.errors import UsageError, WorkerDied
 from wlshard.workers import wire
 from wlshard.workers.main import Start, main
-from wlshard.workers.memory import open_shared, shared_bytes
+from wlshard.workers.memory import shared_file
 from wlshard.workers.worker import Worker
 
 # glibc copies past the cache what is larger than a processor's share of it, and on a virtual machine may take
@@ -105,7 +105,9 @@ class _Parcel:
         self._fd = -1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self._fd = shared_bytes(ForkingPickler.dumps(self._content))
+        self._fd = shared_file(0)
+        with open(self._fd, "wb", closefd=False) as file:
+            ForkingPickler(file, pickle.HIGHEST_PROTOCOL).dump(self._content)
         return _opened, (DupFd(self._fd),)
 
     def close(self) -> None:
@@ -114,7 +116,8 @@ class _Parcel:
 
 
 def _opened(sent: Any) -> Any:
-    with open_shared(sent.detach()) as file:
+    with open(sent.detach(), "rb") as file:
+        file.seek(0)
         return pickle.load(file)  # noqa: S301 — our parent's
 
 

@@ -8,7 +8,7 @@ import os
 import select
 import threading
 import weakref
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -37,25 +37,6 @@ def shared_file(size: int) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def shared_bytes(data: bytes | memoryview) -> int:
-    """Lay bytes into shared memory; give its descriptor."""
-    fd = shared_file(len(data))
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(data)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def open_shared(fd: int) -> BinaryIO:
-    """Open what `shared_bytes` has laid at its beginning; the file has the descriptor from here on."""
-    file = open(fd, "rb")  # noqa: SIM115 — the caller's
-    file.seek(0)  # both ends share one place in it
-    return file
 
 
 class Memory:

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from wlshard.workers.memory import open_shared, shared_bytes
+from wlshard.workers.memory import shared_file
 
 MESSAGE_BYTES = 1 << 15  # a larger one travels as shared memory: a packet may hold about 200 KiB
 _RIGHTS_BYTES = socket.CMSG_SPACE(2 * array("i").itemsize)
@@ -34,8 +34,10 @@ def send(end: socket.socket, message: object, fds: Sequence[int] = (), *, wait: 
     if len(data) <= MESSAGE_BYTES:
         _send(end, data, fds, flags)
         return
-    fd = shared_bytes(data)
+    fd = shared_file(len(data))
     try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
         _send(end, _IN_MEMORY, (fd, *fds), flags)
     finally:
         os.close(fd)
@@ -63,6 +65,7 @@ def receive(end: socket.socket, *, wait: bool = True) -> tuple[Any, list[int]]:
         raise Gone
     fds = [fd for _, _, found in rights for fd in array("i", found)] if rights else []
     if data == _IN_MEMORY:
-        with open_shared(fds.pop(0)) as file:
+        with open(fds.pop(0), "rb") as file:
+            file.seek(0)
             data = file.read()
     return pickle.loads(data), fds  # noqa: S301 — from a process of our own
