@@ -9,13 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from processes import environ, until
+from web import Quiet, served
 
 from wlshard import ShardWriter, samples
 
@@ -121,31 +119,16 @@ def test_two_processes_train_together_and_one_goes_on_over_what_is_left(test_dat
     assert [report["epoch"] for report in reports] == [1]
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
+class Proxy(Quiet):
     """A plain web server, which gives whole files only; and a proxy, as it takes what follows the host."""
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def translate_path(self, path: str) -> str:
-            return super().translate_path("/" + path.rpartition("/")[2])
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    def translate_path(self, path: str) -> str:
+        return super().translate_path("/" + path.rpartition("/")[2])
 
 
 @pytest.mark.timeout(200)
 def test_shards_come_from_a_web_server_by_its_proxy(test_data) -> None:
-    with served(test_data) as url:
+    with served(test_data, Proxy) as url:
         command = [sys.executable, str(NOTEBOOKS / "pytorch-resnet50.py"), *SMALL]
         command += ["--training-urls", "http://shards.example/photos-{000000..000001}.tar"]
         command += ["--training-size", "60", "--model", "resnet18", "--epochs", "1", "--http-proxy", url]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-from servers import serving
+from web import serving
 
 HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "server", "date"}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,19 +56,6 @@ def running(command: list[str], port: int, log: Path) -> Iterator[None]:
             yield
         finally:
             server.terminate()
-
-
-@contextmanager
-def serving(server: Server) -> Iterator[Server]:
-    """Let a server of our own answer inside the block, from a thread."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:

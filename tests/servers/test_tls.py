@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from faulty import faulty
-from servers import program, serving
+from servers import program
+from web import serving
 
 from wlshard.errors import StoreUnavailable
 from wlshard.store import patience

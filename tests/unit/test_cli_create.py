@@ -6,15 +6,13 @@ import io
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import redirect_stderr
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from mapping import PARALLEL, contents, files, run, shard
+from web import served
 
 from wlshard.cli.create import main
 
@@ -93,15 +91,8 @@ def test_lists_and_stdin_name_files() -> None:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    handler = partial(SimpleHTTPRequestHandler, directory=os.getcwd())
-    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
-    SimpleHTTPRequestHandler.log_message = lambda *_: None  # type: ignore[method-assign]
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-        thread.join()
+    with served(Path.cwd()) as url:
+        yield url
 
 
 @pytest.mark.parametrize("parallel", PARALLEL)

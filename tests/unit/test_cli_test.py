@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import processes
 import pytest
 from mapping import run, shard
+from web import Quiet, serving
 
 from wlshard import Loader, Pool, ShardWriter
 from wlshard.cli.test import lines
@@ -54,11 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return parent
 
 
-class Slow(http.server.SimpleHTTPRequestHandler):
+class Slow(Quiet):
     """Serves a folder at a few MB/s."""
-
-    def log_message(self, *_):
-        pass
 
     def copyfile(self, source, outputfile):
         while block := source.read(2**16):
@@ -68,17 +67,10 @@ class Slow(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def slow_url(folder: Path) -> Iterator[str]:
-    def make(*args):
-        return Slow(*args, directory=str(folder))
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), make)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Slow, directory=str(folder)))
     server.daemon_threads = False  # so that closing it waits for those that still answer
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/small.tar"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield f"http://127.0.0.1:{server.server_port}/small.tar"
 
 
 def test_the_promised_numbers_are_there_and_shares_add_up(folder: Path) -> None:

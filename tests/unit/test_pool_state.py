@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
 import os
-import threading
-from functools import partial
 from pathlib import Path
 
 import pytest
 from pools import WRITER_A, WRITER_B, names_of, seal_by_hand
+from web import served
 
 from wlshard import clock
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError
@@ -266,29 +264,20 @@ def test_a_given_pool_must_exist(tmp_path):
 
 
 @pytest.fixture
-def served(tmp_path):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def url(tmp_path):
+    with served(tmp_path) as url:
+        yield url
 
 
-def test_a_pool_is_read_through_a_web_server(tmp_path, served):
+def test_a_pool_is_read_through_a_web_server(tmp_path, url):
     pool = Pool(tmp_path / "pool").create()
     for seq in (1, 2, 3):
         seal_by_hand(pool.store, WRITER_A, seq)
         pool.rotate()
-    remote = resolve(f"{served}/pool").pool
+    remote = resolve(f"{url}/pool").pool
     assert remote.newest().generation == 3
-    assert remote.shards() == [f"{served}/pool/shards/{name}" for name in names_of(pool.newest())]
-    assert resolve(f"{served}/pool@2").generation == 2
+    assert remote.shards() == [f"{url}/pool/shards/{name}" for name in names_of(pool.newest())]
+    assert resolve(f"{url}/pool@2").generation == 2
     assert remote.newest(after=3) is None
     assert remote.record_served("r", 3, 1, 0.0) is False
     with pytest.raises(UsageError, match="list"):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import http.server
 import io
 import os
-import threading
-from functools import partial
+from contextlib import ExitStack
 
 import pytest
+from web import Quiet, served
 
 from wlshard.errors import AccessDenied
 from wlshard.store.connect import connect
@@ -54,11 +53,8 @@ class TestFaultyWrapperWithoutFaults(StoreContract):
         return FaultyStore(connect(memory_url))
 
 
-class RangeHandler(http.server.SimpleHTTPRequestHandler):
-    """Files, quietly, with `Range: bytes=N-`."""
-
-    def log_message(self, *_):
-        pass
+class RangeHandler(Quiet):
+    """Files, with `Range: bytes=N-`."""
 
     def send_head(self):
         if "Range" not in self.headers:
@@ -80,29 +76,10 @@ class RangeHandler(http.server.SimpleHTTPRequestHandler):
             return io.BytesIO(file.read(max(end - start, 0)))
 
 
-class PlainHandler(http.server.SimpleHTTPRequestHandler):
-    """Files, quietly; ranges are ignored, as many servers do."""
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def serve(tmp_path):
-    servers = []
-
-    def start(handler):
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}/"
-
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with ExitStack() as stack:
+        yield lambda handler: stack.enter_context(served(tmp_path, handler)) + "/"
 
 
 def lay(tmp_path):
@@ -137,4 +114,4 @@ class TestHttpStoreWithoutRanges(ReadContract):
     @pytest.fixture
     def laid(self, tmp_path, serve):
         lay(tmp_path)
-        return HttpStore(serve(PlainHandler).rstrip("/"))
+        return HttpStore(serve(Quiet).rstrip("/"))

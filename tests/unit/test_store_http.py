@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from clocks import Skipping
+from web import serving
 
 from wlshard import clock
 from wlshard.errors import AccessDenied, NotFound, StoreUnavailable, UsageError
@@ -62,14 +63,9 @@ def no_pauses():
 @pytest.fixture
 def url():
     released.clear()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), OddHandler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), OddHandler)) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
+        released.set()
 
 
 @pytest.mark.parametrize(("name", "offset"), [("short", 300), ("chunked", 8)])
