@@ -10,7 +10,7 @@ import socket
 import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import fields
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd, ForkingPickler
@@ -81,15 +81,14 @@ def _launch(start: Start, sent: Start | bytes, start_method: str) -> Worker:
 def _started(
     start_method: str, name: str, end: socket.socket, cord: socket.socket, sent: Start | bytes
 ) -> BaseProcess:
-    context = multiprocessing.get_context(start_method)
-    parcel = _Parcel(sent)
-    args = end, cord, sent if start_method == "fork" else parcel
-    process: BaseProcess = context.Process(target=main, args=args, name=name, daemon=True)  # type: ignore[attr-defined]
-    try:
-        with nullcontext() if start_method == "fork" else _copies_past_cache():
-            process.start()
-    finally:
-        parcel.close()
+    context: Any = multiprocessing.get_context(start_method)
+    with ExitStack() as stack:
+        given: Start | bytes | _Parcel = sent
+        if start_method != "fork":
+            given = stack.enter_context(closing(_Parcel(sent)))
+            stack.enter_context(_copies_past_cache())
+        process: BaseProcess = context.Process(target=main, args=(end, cord, given), name=name, daemon=True)
+        process.start()
     return process
 
 

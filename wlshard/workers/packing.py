@@ -89,6 +89,7 @@ class _Pieces(list[bytes]):
 
 
 def dumps(value: Any, buffers: list[pickle.PickleBuffer]) -> list[bytes]:
+    """Pickle a value, in pieces; what is long in it is not copied but added to `buffers`."""
     pieces = _Pieces()
     _Pickler(pieces, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append).dump(value)
     return pieces
