@@ -13,7 +13,7 @@ from wlshard.errors import GroupingError, UsageError
 from wlshard.jobs.chosen import Seen
 from wlshard.jobs.look import Numbered
 from wlshard.sample import KEY, URL, fields_of
-from wlshard.store.base import object_url
+from wlshard.store.base import EXISTS, object_url
 from wlshard.store.connect import connect, is_local, local_path
 from wlshard.stream.fields import Fields, parse_fields
 from wlshard.stream.lazy import stored_fields
@@ -67,7 +67,7 @@ class FileTree:
         with self._store.draft(f"{folder}{slash}.{base}.{os.urandom(4).hex()}") as draft:
             draft.write([data])
             if not draft.publish(path, replace=self._force):
-                raise self._refusal(path, "exists already: choose another name, or --force it to be replaced")
+                raise self._refusal(path, EXISTS)
         if self._force:
             self._written.add(path)
 

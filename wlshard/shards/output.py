@@ -13,7 +13,7 @@ from wlshard.sample import KEY, Sample
 from wlshard.shards.growing import GrowingShard
 from wlshard.shards.packing import Packed, compressor, open_stdout
 from wlshard.shards.target import ClosedShard, PlainTarget
-from wlshard.store.base import Buffer, Draft, Store, exists
+from wlshard.store.base import EXISTS, Buffer, Draft, Store, exists
 from wlshard.store.connect import locate
 from wlshard.store.files import errors_of, write_all
 
@@ -191,4 +191,4 @@ def refuse_there(urls: Iterable[str]) -> None:
     """Raise UsageError if one of these outputs exists."""
     for url in urls:
         if is_there(url):
-            raise UsageError("exists already: choose another name, or --force it to be replaced", url=url)
+            raise UsageError(EXISTS, url=url)

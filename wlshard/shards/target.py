@@ -8,7 +8,7 @@ from typing import Protocol
 
 from wlshard.errors import NotFound, StoreUnavailable, UsageError
 from wlshard.sample import Sample
-from wlshard.store.base import Buffer, Draft, Store, object_url
+from wlshard.store.base import EXISTS, Buffer, Draft, Store, object_url
 from wlshard.store.connect import locate
 from wlshard.tar.index import index_name
 
@@ -121,9 +121,7 @@ class PlainTarget:
         except NotFound:
             return
         url = object_url(store.url, name)
-        raise UsageError(
-            "exists already: choose another name, or have it replaced (force=True; --force)", url=url
-        )
+        raise UsageError(EXISTS, url=url)
 
 
 class TemplateTarget(PlainTarget):

@@ -10,6 +10,8 @@ from typing import ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias, runtime_
 from wlshard.errors import AccessDenied, NotFound, UsageError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+# What a UsageError says where nothing may be replaced unasked.
+EXISTS = "exists already: choose another name, or have it replaced (--force, or force=True)"
 
 
 class Entry(NamedTuple):

@@ -7,7 +7,7 @@ import re
 from urllib.parse import unquote, urlsplit
 
 from wlshard.errors import UsageError
-from wlshard.store.base import Buffer, Store
+from wlshard.store.base import EXISTS, Buffer, Store
 from wlshard.store.local import LocalStore
 from wlshard.store.memory import MemoryStore
 from wlshard.store.options import option
@@ -112,6 +112,6 @@ def write_object(url: str, data: Buffer, *, force: bool = False) -> None:
     if force:
         store.put(name, data)
     elif not store.create(name, data):
-        raise UsageError("exists already: choose another name, or --force it to be replaced", url=url)
+        raise UsageError(EXISTS, url=url)
     else:
         store.sync("")
