@@ -177,6 +177,7 @@ def transport(rounds: int, quick: bool) -> None:
                 "DataLoader": theirs,
                 "Loader": ours,
                 "Loader, forkserver": partial(ours, "forkserver"),
+                "Loader, spawn": partial(ours, "spawn"),
                 "copied by two, looked at": limit,
                 "memory copy": copy,
             },
